@@ -1,0 +1,52 @@
+# Everything runs in .venv, which is made when first needed, and again when pyproject.toml changes.
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help train test lint types format clean
+
+BIN := .venv/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# Processes that share the test suite. Two: more would each import TensorFlow and wait for the same cores.
+WORKERS ?= 2
+
+# The first interpreter that runs and is a Python we test with; a name that is missing or broken is passed over.
+PYTHON ?= $(shell for python in python3.11 python3 python; do \
+	"$$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo "$$python" && break; done)
+
+help:
+	@echo "make train   train on digits in runs/digits, evaluate and predict; ARGS=... adds flags (ARGS=--steps=2000)"
+	@echo "make test    lint, types and all tests; WORKERS=1 runs them in one process"
+	@echo "make lint    ruff: rules and format"
+	@echo "make types   pyright"
+	@echo "make format  rewrite the files as ruff would have them"
+	@echo "make clean   remove .venv, caches and build products; runs/ stays"
+
+train: .venv/installed
+	$(BIN)/python scripts/train.py --config=configs/digits.py --workdir=runs/digits $(ARGS)
+
+test: lint types
+	$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=worksteal $(ARGS)
+
+lint: .venv/installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: .venv/installed
+	$(BIN)/pyright --warnings
+
+format: .venv/installed
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+
+clean:
+	rm -rf .venv build dist *.egg-info .hypothesis .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# In a terminal pip shows a bar for each download; in a log it would be hundreds of lines, so there it speaks only of errors.
+.venv/installed: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "trainloop needs Python 3.11, and python3 here is: $$(python3 --version 2>&1)." \
+		"Install Python 3.11, or name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@echo "Installing trainloop and its tools in .venv (TensorFlow is large: the first time takes some minutes)"
+	@"$(PYTHON)" -m venv .venv
+	@if [ -t 1 ]; then quiet=; else quiet=--quiet; fi; $(BIN)/python -m pip install $$quiet --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,23 @@
+"""Writes what a checkpoint of a run predicts for one of its data sets, as an .npz file."""
+
+from absl import flags
+
+from trainloop import launch
+
+flags.DEFINE_string("set", None, "which data set, by name; the last one if not given")
+flags.DEFINE_string("output", None, "where to write; <workdir>/predictions.npz if not given")
+
+
+def main(config, workdir):
+    task = launch.build(config, workdir)
+    name = flags.FLAGS.set or list(task.sets)[-1]
+    if name not in task.sets:
+        raise launch.LaunchError(f"--set={name}: expected one of {', '.join(task.sets)}")
+    step = launch.restore(task)
+    path = flags.FLAGS.output or f"{workdir}/predictions.npz"
+    outputs = task.trainer.predict(task.sets[name], steps=flags.FLAGS.steps)
+    print(f"{path}: {launch.save_predictions(path, outputs)}, the {name} set at step {step}")
+
+
+if __name__ == "__main__":
+    launch.run(main, read_only=True)

@@ -1,0 +1,49 @@
+"""The public door: what `import trainloop` offers, and what it may not need."""
+
+import subprocess
+import sys
+
+import trainloop
+
+PUBLIC = {
+    "At",
+    "AtEnd",
+    "Callback",
+    "Checkpointing",
+    "EarlyStopping",
+    "Every",
+    "History",
+    "Inference",
+    "KerasCallback",
+    "MetricsLog",
+    "Phase",
+    "Profiler",
+    "ProgressBar",
+    "StepResult",
+    "StopOnNaN",
+    "TensorBoard",
+    "Trainer",
+    "WeightAveraging",
+    "data",
+    "launch",
+    "register_family",
+}
+
+EXTRAS = ["sklearn", "matplotlib", "jinja2", "optuna"]
+
+
+def test_the_door_is_this_list():
+    assert set(trainloop.__all__) == PUBLIC
+    assert len(trainloop.__all__) == len(PUBLIC), "a name stands twice in trainloop.__all__"
+
+
+def test_every_public_name_is_there_and_documented():
+    for name in trainloop.__all__:
+        assert getattr(trainloop, name).__doc__, f"trainloop.{name} has no docstring"
+
+
+def test_import_needs_no_extra():
+    """`pip install trainloop-tf` alone must be enough: None in `sys.modules` makes an import fail."""
+    program = f"import sys; sys.modules.update(dict.fromkeys({EXTRAS})); import trainloop"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr

@@ -1,0 +1,101 @@
+"""How far the loop may run before Python is needed, and what is due where it has stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from trainloop.triggers import Moment, Trigger
+
+CHUNK_SECONDS = 0.1
+_GROWTH = 4
+
+
+class Pace:
+    """The chunk length where no trigger asks for less: as many steps as last about a tenth of a second.
+
+    It starts at one step and grows from call to call, so that progress, Ctrl-C and SIGTERM stay prompt however long a
+    step turns out to be. It changes no result: a loop's sums do not depend on where it was interrupted.
+    """
+
+    def __init__(self) -> None:
+        self.steps = 1
+
+    def observe(self, steps: int, seconds: float) -> None:
+        """Takes in how long a chunk lasted.
+
+        Args:
+          steps: The steps of the chunk.
+          seconds: Its duration.
+        """
+        if steps == 0:
+            return
+        fitting = int(CHUNK_SECONDS * steps / seconds) if seconds > 0 else self.steps * _GROWTH
+        self.steps = max(1, min(fitting, self.steps * _GROWTH))
+
+
+class Agenda:
+    """The triggers of one `fit`, each with the time of its last firing.
+
+    Args:
+      triggers: They are known by their position in this list.
+      now: The time at which the run begins, in seconds.
+    """
+
+    def __init__(self, triggers: Sequence[Trigger | None], now: float):
+        self._triggers = list(triggers)
+        self._fired = [now] * len(self._triggers)
+
+    def steps_until(self, step: int) -> int | None:
+        """Returns the number of steps after which some trigger may be due, or None where none counts steps."""
+        bounds = [trigger.steps_until(step) for trigger in self._triggers if trigger is not None]
+        return min((bound for bound in bounds if bound is not None), default=None)
+
+    def due(self, moment: Moment, now: float) -> list[int]:
+        """Returns the positions of the triggers that are due, and notes that they have fired.
+
+        Args:
+          moment: Where the run stands; its `seconds` are filled in here, for each trigger its own.
+          now: The time, in seconds.
+        """
+        found = [
+            position
+            for position, trigger in enumerate(self._triggers)
+            if trigger is not None
+            and trigger.is_due(dataclasses.replace(moment, seconds=now - self._fired[position]))
+        ]
+        for position in found:
+            self._fired[position] = now
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class RunLength:
+    """The total that `fit` was asked for: steps or epochs since the start of the run.
+
+    Args:
+      steps: Total of steps, or None.
+      epochs: Total of epochs, or None.
+
+    Raises:
+      ValueError: If both or neither are given, or the one given is not a positive whole number.
+    """
+
+    steps: int | None
+    epochs: int | None
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.epochs is None):
+            given = "neither" if self.steps is None else f"steps={self.steps!r} and epochs={self.epochs!r}"
+            raise ValueError(f"fit takes exactly one of steps= and epochs=, the total of the whole run; given: {given}")
+        name, value = ("steps", self.steps) if self.epochs is None else ("epochs", self.epochs)
+        if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+            raise ValueError(f"fit: {name}={value!r} must be a positive whole number")
+
+    def is_reached(self, step: int, epoch: int) -> bool:
+        """Returns whether a run that stands there is at its end."""
+        return step >= self.steps if self.steps is not None else epoch >= (self.epochs or 0)
+
+    def steps_left(self, step: int) -> int | None:
+        """Returns the steps that are left, or None where the total is in epochs."""
+        return None if self.steps is None else self.steps - step

@@ -1,0 +1,76 @@
+"""The base of all callbacks: what is done, and (through `trigger`) when."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from trainloop.phase import Phase
+from trainloop.triggers import Trigger
+
+if TYPE_CHECKING:
+    from trainloop.trainer import Trainer
+
+
+class Callback:
+    """Does something at certain moments of a run. Override the hooks you need; each does nothing by default.
+
+    The hooks of one `fit`, in order:
+
+        on_fit_begin
+          on_phase_begin(TRAIN)
+            on_report                 when `report_every` is due
+            on_phase_begin(EVAL)      when `eval_every` is due
+            on_phase_end(EVAL)
+            on_trigger                when this callback's `trigger` is due
+          on_phase_end(TRAIN)
+        on_fit_end                    also after an exception, then preceded by on_exception
+
+    At one step all `on_report` come first, then the evaluation, then every `on_trigger`; within each, callbacks are
+    called in this order: `StopOnNaN`, the callbacks of `callbacks=` as listed, `ProgressBar`, `MetricsLog`,
+    `TensorBoard`, and last `Checkpointing`, so that a checkpoint holds what all others have done at that step.
+    A hook may call `trainer.evaluate`, `trainer.predict`, `trainer.log` and `trainer.request_stop`.
+
+    Attributes:
+      trigger: When `on_trigger` is called; None for never.
+
+    Example:
+      >>> import trainloop
+      >>> class PrintStep(trainloop.Callback):
+      ...     trigger = trainloop.Every(steps=100)
+      ...
+      ...     def on_trigger(self, trainer):
+      ...         print("step", trainer.step)
+    """
+
+    trigger: Trigger | None = None
+
+    def on_fit_begin(self, trainer: Trainer) -> None:
+        """Called once when `fit` begins, after a restore and before the first step."""
+
+    def on_fit_end(self, trainer: Trainer) -> None:
+        """Called once when `fit` ends, in whatever way."""
+
+    def on_phase_begin(self, trainer: Trainer, phase: Phase) -> None:
+        """Called when a phase is entered; `trainer.phase` is that phase already."""
+
+    def on_phase_end(self, trainer: Trainer, phase: Phase, metrics: Mapping[str, Any]) -> None:
+        """Called when a phase is left, with its metrics by full name (`"eval/loss"`); empty for PREDICT and TRAIN."""
+
+    def on_report(self, trainer: Trainer, metrics: Mapping[str, Any]) -> None:
+        """Called with the training metrics of the report window (`"loss"`, `"accuracy"`, `"learning_rate"`, ...)."""
+
+    def on_trigger(self, trainer: Trainer) -> None:
+        """Called between two steps whenever `trigger` is due."""
+
+    def on_exception(self, trainer: Trainer, error: BaseException) -> None:
+        """Called when an exception leaves `fit`; the exception goes on afterwards."""
+
+    def get_state(self) -> dict[str, Any]:
+        """Returns what a resumed run needs to know, as JSON values; saved in every checkpoint."""
+        return {}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Takes back what `get_state` returned."""
+        if state:
+            raise NotImplementedError(f"{type(self).__name__} returns a state from get_state but has no set_state")

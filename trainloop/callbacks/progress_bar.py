@@ -1,0 +1,207 @@
+"""`ProgressBar`: how far a run is, for whoever watches it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TextIO
+
+import numpy as np
+import tqdm
+
+from trainloop.callback import Callback
+from trainloop.phase import Phase
+from trainloop.triggers import Every
+
+if TYPE_CHECKING:
+    from trainloop.trainer import Trainer
+
+_WITH_TOTAL = "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{remaining} left, {rate_fmt}{postfix}]"
+_WITHOUT_TOTAL = "{desc}{n_fmt} steps [{elapsed}, {rate_fmt}{postfix}]"
+
+
+class _Bar(tqdm.tqdm):
+    monitor_interval = 0  # The loop moves the bar often enough; tqdm's thread, which looks after idle bars, stays away.
+
+
+class ProgressBar(Callback):
+    """Shows steps, epoch, rate, time left and the newest metrics of `fit` on standard error.
+
+    In a terminal that is a bar; what the program prints or logs meanwhile appears above it. Anywhere else (a log file,
+    a notebook) it is one line a report and one an evaluation.
+
+    Example:
+      >>> from trainloop import ProgressBar
+      >>> bar = ProgressBar()
+    """
+
+    trigger = Every(seconds=0.1)
+
+    def __init__(self) -> None:
+        self._newest: dict[str, Any] = {}
+        self._bar: _Bar | None = None
+        self._lines: TextIO | None = None
+        self._open = contextlib.ExitStack()
+
+    def on_fit_begin(self, trainer: Trainer) -> None:
+        self._newest = {}
+        if not sys.stderr.isatty():
+            self._lines = sys.stderr
+            return
+        bar = _Bar(
+            desc=_epoch(trainer),
+            total=trainer.total_steps,
+            initial=trainer.step,
+            unit=" steps",
+            bar_format=_WITHOUT_TOTAL if trainer.total_steps is None else _WITH_TOTAL,
+            dynamic_ncols=True,
+            mininterval=0.0,
+            smoothing=0.05,
+            file=sys.stderr,
+        )
+        self._bar = self._open.enter_context(bar)
+        self._open.enter_context(_output_above(bar))
+
+    def on_fit_end(self, trainer: Trainer) -> None:
+        self._move(trainer)
+        self._open.close()
+        self._bar = self._lines = None
+
+    def on_trigger(self, trainer: Trainer) -> None:
+        self._move(trainer)
+
+    def on_report(self, trainer: Trainer, metrics: Mapping[str, Any]) -> None:
+        self._show(trainer, metrics)
+
+    def on_phase_begin(self, trainer: Trainer, phase: Phase) -> None:
+        if self._bar is not None and phase is not Phase.TRAIN:
+            self._bar.set_description_str(f"{_epoch(trainer)}({phase.value}) ")
+
+    def on_phase_end(self, trainer: Trainer, phase: Phase, metrics: Mapping[str, Any]) -> None:
+        if self._bar is not None:
+            self._bar.set_description_str(_epoch(trainer))
+        if metrics:
+            self._show(trainer, metrics)
+
+    def _move(self, trainer: Trainer) -> None:
+        if self._bar is not None:
+            self._bar.set_description_str(_epoch(trainer), refresh=False)
+            self._bar.update(trainer.step - self._bar.n)
+
+    def _show(self, trainer: Trainer, metrics: Mapping[str, Any]) -> None:
+        if self._bar is not None:
+            self._newest |= metrics
+            self._bar.set_postfix_str(", ".join(_spelled(self._newest)), refresh=False)
+            self._move(trainer)
+        elif self._lines is not None:
+            parts = [_position(trainer), *_spelled(metrics), *_speed(trainer, metrics)]
+            self._lines.write("  ".join(part for part in parts if part) + "\n")
+            self._lines.flush()
+
+
+def _position(trainer: Trainer) -> str:
+    total = "" if trainer.total_steps is None else f"/{trainer.total_steps}"
+    return f"step {trainer.step}{total}  {_epoch(trainer)}".rstrip()
+
+
+def _epoch(trainer: Trainer) -> str:
+    """Returns `"epoch 3/10 "`, counted from 1; nothing where the data has no epochs."""
+    if trainer.steps_per_epoch is None:
+        return f"epoch {trainer.epoch + 1} " if trainer.epoch else ""
+    if trainer.total_steps is None:
+        return f"epoch {trainer.epoch + 1} "
+    epochs = math.ceil(trainer.total_steps / trainer.steps_per_epoch)
+    return f"epoch {min(trainer.epoch + 1, epochs)}/{epochs} "
+
+
+def _spelled(metrics: Mapping[str, Any]) -> list[str]:
+    """Returns the scalars as `"loss 0.1234"`, without the rates, which the bar and the lines show in their own way."""
+    shown = {n: v for n, v in metrics.items() if np.ndim(v) == 0 and not n.endswith("_per_second")}
+    return [f"{name} {value:.4g}" for name, value in shown.items()]
+
+
+def _speed(trainer: Trainer, metrics: Mapping[str, Any]) -> list[str]:
+    rate = metrics.get("steps_per_second")
+    if not rate:
+        return []
+    speed = f"{rate:.3g} steps/s"
+    if trainer.total_steps is None:
+        return [speed]
+    return [speed, f"{tqdm.tqdm.format_interval((trainer.total_steps - trainer.step) / rate)} left"]
+
+
+@contextlib.contextmanager
+def _output_above(bar: _Bar) -> Iterator[None]:
+    """Lets whatever is written to the terminal in the block appear above the bar, which stays the last line."""
+    before = (sys.stdout, sys.stderr)
+    above = [_AboveBar(stream, bar) if stream.isatty() else stream for stream in before]
+    handlers = list(_console_handlers())
+    sys.stdout, sys.stderr = above
+    for handler in handlers:  # each holds the stream that was there when it was made
+        for old, new in zip(before, above, strict=True):
+            if handler.stream is old:
+                handler.setStream(new)
+    try:
+        yield
+    finally:
+        for old, new in zip(before, above, strict=True):
+            new.flush()
+            for handler in handlers:
+                if handler.stream is new:
+                    handler.setStream(old)
+        if sys.stdout is above[0]:
+            sys.stdout = before[0]
+        if sys.stderr is above[1]:
+            sys.stderr = before[1]
+
+
+def _console_handlers() -> Iterator[logging.StreamHandler]:
+    known = logging.root.manager.loggerDict.values()
+    for logger in (logging.root, *(each for each in known if isinstance(each, logging.Logger))):
+        for handler in logger.handlers:
+            inner = getattr(handler, "python_handler", handler)  # absl's handler keeps the one that writes inside it
+            if isinstance(inner, logging.StreamHandler):
+                yield inner
+
+
+class _AboveBar(io.TextIOBase):
+    """A stream whose whole lines are written above a bar."""
+
+    def __init__(self, stream: TextIO, bar: _Bar):
+        self._stream = stream
+        self._bar = bar
+        self._rest = ""
+
+    def write(self, text: str) -> int:
+        lines, newline, self._rest = (self._rest + text).rpartition("\n")
+        if newline:
+            self._put(lines + newline)
+        return len(text)
+
+    def flush(self) -> None:
+        if self._rest:  # a prompt, which must be seen before its line is whole
+            self._put(self._rest, whole=False)
+            self._rest = ""
+        self._stream.flush()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    @property
+    def encoding(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self._stream.encoding
+
+    def _put(self, text: str, *, whole: bool = True) -> None:
+        with self._bar.get_lock():
+            self._bar.clear(nolock=True)
+            self._stream.write(text)
+            self._stream.flush()
+            if whole:
+                self._bar.refresh(nolock=True)

@@ -1,0 +1,222 @@
+"""Checkpoints of a run: written beside, made durable, then named; kept or retired.
+
+    checkpoints/step_00001000/state.index, state.data-*   a `tf.train.Checkpoint`, readable without trainloop
+    checkpoints/step_00001000/manifest.json               step, time, metrics, versions, the files and their sizes
+
+A directory with that name is complete: it gets the name only after all of it is on the disk.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import re
+import shutil
+import time
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any, Literal
+
+import tensorflow as tf
+
+_COMMITTED = re.compile(r"step_(\d+)")
+_PREFIX = "state"
+
+
+@dataclasses.dataclass(frozen=True)
+class Retention:
+    """Which checkpoints are kept: the newest, and the best by a metric.
+
+    Attributes:
+      keep: How many of the newest.
+      monitor: The metric's full name (`eval/loss`), or None.
+      mode: Whether the smallest or the largest value is the best.
+    """
+
+    keep: int = 3
+    monitor: str | None = None
+    mode: Literal["min", "max"] = "min"
+
+
+class Restored:
+    """A checkpoint that was read. What does not exist yet is filled in as it comes into being.
+
+    Attributes:
+      step: The checkpoint's step.
+
+    Raises:
+      ValueError: If something that exists already is not in the checkpoint, or has another shape there.
+    """
+
+    def __init__(self, directory: pathlib.Path, step: int, checkpoint: tf.train.Checkpoint):
+        self.step = step
+        self._directory = directory
+        try:
+            self._status = checkpoint.read(str(directory / _PREFIX)).expect_partial()
+        except ValueError as error:
+            raise ValueError(f"restore: {directory} does not fit this Trainer: {error}") from error
+        self.check()
+
+    def check(self) -> bool:
+        """Returns True if everything that exists was in the checkpoint.
+
+        Raises:
+          ValueError: If something was not; it is named.
+        """
+        try:
+            self._status.assert_existing_objects_matched()
+        except AssertionError as error:
+            raise ValueError(
+                f"restore: {self._directory} does not hold everything that this Trainer has: {error}. It was saved with "
+                "another model, optimizer or metrics; build the same, or give another workdir="
+            ) from error
+        return True
+
+    def restore_iterator(self, iterator: tf.data.Iterator) -> None:
+        """Puts an iterator of the training data where it stood."""
+        tf.train.Checkpoint(iterator=iterator).read(str(self._directory / _PREFIX)).expect_partial()
+
+
+class Checkpoints:
+    """The checkpoints in one directory."""
+
+    def __init__(self, directory: str | os.PathLike[str]):
+        self.directory = pathlib.Path(directory)
+
+    def steps(self) -> list[int]:
+        """Returns the steps of the committed checkpoints, oldest first."""
+        if not self.directory.is_dir():
+            return []
+        found = (_COMMITTED.fullmatch(entry.name) for entry in self.directory.iterdir() if entry.is_dir())
+        return sorted(int(match[1]) for match in found if match)
+
+    def find(self, which: str | int) -> int:
+        """Returns the step of a checkpoint.
+
+        Args:
+          which: `"latest"`, `"best"` (by the metric that was monitored when the newest one was saved) or a step.
+
+        Raises:
+          FileNotFoundError: If there is no such checkpoint; the message lists what there is.
+          ValueError: If `which` is none of these, or nothing was monitored.
+        """
+        steps = self.steps()
+        there = f"{self.directory} holds {', '.join(map(str, steps)) or 'no checkpoint'}"
+        if isinstance(which, str) and which not in ("latest", "best"):
+            raise ValueError(f"restore: {which!r} is unknown; it must be 'latest', 'best' or a step. {there}")
+        if not steps or isinstance(which, int) and which not in steps:
+            raise FileNotFoundError(f"restore: there is no checkpoint {which!r}; {there}")
+        if isinstance(which, int):
+            return which
+        if which == "latest":
+            return steps[-1]
+        retention = Retention(**self.manifest(steps[-1])["retention"])
+        best = self._best(retention)
+        if best is None:
+            raise ValueError(
+                f"restore: no checkpoint holds a value of {retention.monitor!r}, so none is 'best'; give "
+                "Checkpointing(monitor=...) the name of a metric that is reported"
+            )
+        return best
+
+    def path(self, step: int) -> pathlib.Path:
+        """Returns the directory of a step's checkpoint."""
+        return self.directory / f"step_{step:08d}"
+
+    def manifest(self, step: int) -> dict[str, Any]:
+        """Returns the manifest of a step's checkpoint."""
+        return json.loads((self.path(step) / "manifest.json").read_text())
+
+    def save(
+        self,
+        checkpoint: tf.train.Checkpoint,
+        *,
+        step: int,
+        metrics: Mapping[str, Any] | None = None,
+        keep: int = 3,
+        monitor: str | None = None,
+        mode: Literal["min", "max"] = "min",
+    ) -> pathlib.Path:
+        """Commits a checkpoint, then retires the ones that are no longer to be kept.
+
+        Args:
+          checkpoint: What to save.
+          step: Its step. A checkpoint that this step already has is moved aside, never written over.
+          metrics: The newest value of each metric, by full name; they stand in the manifest.
+          keep: How many of the newest checkpoints to keep.
+          monitor: The metric by which the best one is kept too.
+          mode: `"min"` or `"max"`.
+
+        Returns:
+          The checkpoint's directory.
+        """
+        retention = Retention(keep, monitor, mode)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        for leftover in self.directory.glob(".writing_*"):  # of a save that was killed; one writer a workdir
+            shutil.rmtree(leftover)
+        writing = self.directory / f".writing_{step:08d}"
+        writing.mkdir()
+        checkpoint.write(str(writing / _PREFIX))
+        (writing / "manifest.json").write_text(json.dumps(_manifest(writing, step, metrics or {}, retention), indent=2))
+        for file in writing.iterdir():
+            _sync(file)
+        _sync(writing)
+        target = self.path(step)
+        if target.exists():
+            target.rename(_free_name(target))
+        writing.rename(target)
+        _sync(self.directory)
+        self._retire(retention)
+        return target
+
+    def restore(self, checkpoint: tf.train.Checkpoint, step: int) -> Restored:
+        """Reads a step's checkpoint into `checkpoint`.
+
+        Raises:
+          ValueError: If something that `checkpoint` holds is not in it, or has another shape there.
+        """
+        return Restored(self.path(step), step, checkpoint)
+
+    def _best(self, retention: Retention) -> int | None:
+        if retention.monitor is None:
+            return None
+        values = {step: self.manifest(step)["metrics"].get(retention.monitor) for step in self.steps()}
+        known = {step: value for step, value in values.items() if isinstance(value, float) and math.isfinite(value)}
+        sign = 1 if retention.mode == "min" else -1
+        return min(known, key=lambda step: (sign * known[step], step), default=None)
+
+    def _retire(self, retention: Retention) -> None:
+        steps = self.steps()
+        kept = {*steps[-retention.keep :], self._best(retention)}
+        for step in steps:
+            if step not in kept:
+                shutil.rmtree(self.path(step))
+
+
+def _manifest(directory: pathlib.Path, step: int, metrics: Mapping[str, Any], retention: Retention) -> dict[str, Any]:
+    return {
+        "step": step,
+        "time": time.time(),
+        "metrics": {name: float(value) for name, value in metrics.items() if isinstance(value, (int, float))},
+        "retention": dataclasses.asdict(retention),
+        "files": {file.name: file.stat().st_size for file in sorted(directory.iterdir())},
+        "versions": {name: metadata.version(name) for name in ("tensorflow", "tf-keras", "numpy")},
+    }
+
+
+def _free_name(path: pathlib.Path) -> pathlib.Path:
+    number = 1
+    while (candidate := path.with_name(f"superseded_{path.name}_{number}")).exists():
+        number += 1
+    return candidate
+
+
+def _sync(path: pathlib.Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,298 @@
+"""Data for a run: arrays addressed by step, and adapters for `tf.data`.
+
+A run's position in its data is two integers, the epoch and the batch in it. `from_arrays` can start anywhere at no cost;
+a `tf.data.Dataset` keeps its position in an iterator, which is saved with the rest where TensorFlow can save it.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+Batch = Any
+_ENDLESS = np.iinfo(np.int64).max
+
+
+class ArrayData:
+    """Arrays in batches; made by `from_arrays`."""
+
+    def __init__(
+        self,
+        arrays: Any,
+        *,
+        batch_size: int,
+        shuffle: bool = True,
+        seed: int | None = None,
+        map_fn: Callable[[Batch], Batch] | None = None,
+        augment_fn: Callable[[Batch, tf.Tensor], Batch] | None = None,
+    ):
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+        self.map_fn = map_fn
+        self.augment_fn = augment_fn
+        self._arrays = tf.nest.map_structure(_as_array, arrays)
+        leaves = tf.nest.flatten(self._arrays)
+        if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size <= 0:
+            raise ValueError(f"from_arrays: batch_size={batch_size!r} must be a positive whole number")
+        lengths = {len(leaf) for leaf in leaves}
+        if len(lengths) != 1:
+            shapes = ", ".join(str(leaf.shape) for leaf in leaves)
+            raise ValueError(f"from_arrays: arrays= must have the same number of rows; their shapes are {shapes}")
+        self.rows = lengths.pop()
+        if self.rows == 0:
+            raise ValueError("from_arrays: arrays= has no rows")
+        with tf.device("CPU"):
+            self._tensors = tf.nest.map_structure(tf.constant, self._arrays)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The number of batches in an epoch, a smaller last one included."""
+        return math.ceil(self.rows / self.batch_size)
+
+    def order(self, seed: int, epoch: int) -> np.ndarray:
+        """Returns the order of the rows in an epoch: int64, shape `[rows]`; a permutation drawn from Philox(seed, epoch)."""
+        if not self.shuffle:
+            return np.arange(self.rows, dtype=np.int64)
+        generator = np.random.Generator(np.random.Philox(key=np.array([seed, epoch], np.uint64)))
+        return generator.permutation(self.rows).astype(np.int64)
+
+    def endless(self, run_seed: int, epoch: int, batch: int) -> tf.data.Dataset:
+        """Returns the batches from a position on, epoch after epoch, shuffled and augmented, without an end."""
+        seed = run_seed if self.seed is None else self.seed
+
+        def indices(number: tf.Tensor) -> tf.data.Dataset:
+            order = tf.numpy_function(lambda e: self.order(seed, int(e)), [number], tf.int64, stateful=False)
+            return tf.data.Dataset.from_tensor_slices(tf.ensure_shape(order, [self.rows])).batch(self.batch_size)
+
+        first_step = epoch * self.steps_per_epoch + batch
+
+        def load(step: tf.Tensor, rows: tf.Tensor) -> Batch:
+            loaded = self._gather(rows)
+            return self.augment_fn(loaded, tf.stack([tf.constant(seed, tf.int64), step])) if self.augment_fn else loaded
+
+        dataset = tf.data.Dataset.range(epoch, _ENDLESS).flat_map(indices).skip(batch).enumerate(first_step)
+        return self._loaded(dataset, load)
+
+    @functools.cached_property
+    def once(self) -> tf.data.Dataset:
+        """All batches once, in the order of the rows, not augmented."""
+        return self._loaded(tf.data.Dataset.range(self.rows).batch(self.batch_size), self._gather)
+
+    def _gather(self, rows: tf.Tensor) -> Batch:
+        batch = tf.nest.map_structure(lambda tensor: tf.gather(tensor, rows), self._tensors)
+        return self.map_fn(batch) if self.map_fn else batch
+
+    def _loaded(self, indices: tf.data.Dataset, load: Callable[..., Batch]) -> tf.data.Dataset:
+        heavy = self.map_fn is not None or self.augment_fn is not None
+        return indices.map(load, num_parallel_calls=tf.data.AUTOTUNE if heavy else None).prefetch(tf.data.AUTOTUNE)
+
+
+def from_arrays(
+    arrays: Any,
+    *,
+    batch_size: int,
+    shuffle: bool = True,
+    seed: int | None = None,
+    map_fn: Callable[[Batch], Batch] | None = None,
+    augment_fn: Callable[[Batch, tf.Tensor], Batch] | None = None,
+) -> ArrayData:
+    """Makes batches of arrays, addressed by step: a run can start at any of them at no cost.
+
+    `fit` sees the data shuffled and without an end, in epochs of a known length; the other phases see it once, in order.
+
+    Args:
+      arrays: A NumPy array or a nest of them (`x`, `(x, y)`, `(x, y, sample_weight)`, a dict) with the same number of
+        rows.
+      batch_size: Rows in a batch; the last one of an epoch may have fewer.
+      shuffle: Whether `fit` sees the rows in a new order each epoch.
+      seed: Of the order; by default the run's seed.
+      map_fn: `batch -> batch` in TensorFlow ops, applied to every batch in every phase.
+      augment_fn: `(batch, key) -> batch`, applied only where the phase has augmentation on; `key` is an int64 tensor of
+        shape `[2]` for `tf.random.stateless_*`, another one each step.
+
+    Returns:
+      Data for `fit`, `evaluate` and `predict`.
+
+    Raises:
+      TypeError: If something in `arrays` is not an array.
+      ValueError: If the arrays differ in their number of rows or have none, or `batch_size` is not positive.
+
+    Example:
+      >>> import numpy as np
+      >>> from trainloop import data
+      >>> pairs = data.from_arrays((np.zeros([10, 3]), np.zeros([10])), batch_size=4)
+      >>> pairs.steps_per_epoch
+      3
+    """
+    return ArrayData(arrays, batch_size=batch_size, shuffle=shuffle, seed=seed, map_fn=map_fn, augment_fn=augment_fn)
+
+
+class Stream:
+    """The training data of a run, with a position.
+
+    Attributes:
+      steps_per_epoch: Batches in an epoch; None where only the end of the data will tell, or there are no epochs.
+      has_epochs: Whether the data come in epochs.
+      restarts: Whether the data begin again where they end.
+      may_end: Whether a batch may be missing, so that the loop has to look at each.
+      iterator: Where the next batch comes from.
+      saved_iterator: The iterator, where the position can only be saved with it; else None.
+    """
+
+    steps_per_epoch: int | None = None
+    has_epochs = True
+    restarts = True
+    may_end = False
+    iterator: Any = None
+    saved_iterator: Any = None
+
+    def seek(self, epoch: int, batch: int) -> None:
+        """Moves to a batch of an epoch."""
+        raise NotImplementedError
+
+    def begin_epoch(self) -> None:
+        """Goes on to the next epoch."""
+
+    def steps_left(self, batch: int) -> int | None:
+        """Returns the number of batches left in the epoch after `batch` of them, or None where that is not known."""
+        return None if self.steps_per_epoch is None else self.steps_per_epoch - batch
+
+
+class ArrayStream(Stream):
+    """`from_arrays` data: any position can be made anew, so none is saved but two integers."""
+
+    def __init__(self, source: ArrayData, run_seed: int):
+        self._source = source
+        self._run_seed = run_seed
+        self.steps_per_epoch = source.steps_per_epoch
+
+    def seek(self, epoch: int, batch: int) -> None:
+        self.iterator = iter(self._source.endless(self._run_seed, epoch, batch))
+
+
+class DatasetStream(Stream):
+    """A `tf.data.Dataset`: iterated anew each epoch, or, where the run is counted in steps, once."""
+
+    def __init__(self, dataset: tf.data.Dataset, steps_per_epoch: int | None, in_epochs: bool):
+        self._dataset = dataset
+        cardinality = int(dataset.cardinality())
+        self.steps_per_epoch = cardinality if cardinality >= 0 and in_epochs else steps_per_epoch
+        self.restarts = in_epochs and steps_per_epoch is None
+        self.has_epochs = self.restarts or self.steps_per_epoch is not None
+        self.may_end = cardinality == tf.data.UNKNOWN_CARDINALITY
+        self.iterator = iter(dataset)
+        self.saved_iterator = self.iterator if _can_be_saved(self.iterator) else None
+
+    def seek(self, epoch: int, batch: int) -> None:
+        del epoch, batch  # where the iterator stands is the position
+
+    def begin_epoch(self) -> None:
+        if self.restarts:
+            self.iterator = iter(self._dataset)
+            self.saved_iterator = self.iterator if self.saved_iterator is not None else None
+
+
+def training_stream(
+    source: Any, run_seed: int, *, steps_per_epoch: int | None, steps_needed: int | None
+) -> Stream:
+    """Returns what `fit` reads from.
+
+    Args:
+      source: `train_data=`.
+      run_seed: The run's seed, for the order of `from_arrays` data.
+      steps_per_epoch: `fit`'s argument.
+      steps_needed: How many more steps the run takes; None where its total is in epochs.
+
+    Raises:
+      ValueError: If the data are empty or too few, or `steps_per_epoch` is missing or contradicts them.
+    """
+    if steps_per_epoch is not None and (not isinstance(steps_per_epoch, int) or steps_per_epoch <= 0):
+        raise ValueError(f"fit: steps_per_epoch={steps_per_epoch!r} must be a positive whole number")
+    known = source.steps_per_epoch if isinstance(source, ArrayData) else int(source.cardinality())
+    if known == 0:
+        raise ValueError("fit: train_data= is empty: it has no batch")
+    if known > 0 and steps_per_epoch not in (None, known):
+        raise ValueError(
+            f"fit: steps_per_epoch={steps_per_epoch}, but train_data= has {known} batches an epoch; drop "
+            "steps_per_epoch=, or repeat() the dataset to make it endless"
+        )
+    if isinstance(source, ArrayData):
+        return ArrayStream(source, run_seed)
+    if known == tf.data.INFINITE_CARDINALITY and steps_needed is None and steps_per_epoch is None:
+        raise ValueError(
+            "fit: epochs= was given, but train_data= is endless and has none; say how long one is with "
+            "steps_per_epoch=, or give steps="
+        )
+    if steps_needed is not None and 0 < known < steps_needed:
+        raise ValueError(
+            f"fit: train_data= is exhausted after {known} batches, but {steps_needed} steps are left; repeat() the "
+            "dataset, or give epochs= to have it iterated again"
+        )
+    return DatasetStream(source, steps_per_epoch, in_epochs=steps_needed is None)
+
+
+def one_pass(source: Any, steps: int | None, argument: str) -> tuple[tf.data.Dataset, int | None]:
+    """Returns the batches of an evaluation or prediction, and how many there are (None where only the end will tell).
+
+    Args:
+      source: `from_arrays` data or a `tf.data.Dataset`.
+      steps: How many batches to take; all by default.
+      argument: The argument's name as the user knows it, for messages.
+
+    Raises:
+      TypeError: If `source` is not data.
+      ValueError: If it is empty, or endless while `steps` is not given.
+    """
+    check_data(source, argument)
+    if steps is not None and (not isinstance(steps, int) or isinstance(steps, bool) or steps <= 0):
+        raise ValueError(f"steps={steps!r} must be a positive whole number")
+    dataset = source.once if isinstance(source, ArrayData) else source
+    if int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY and steps is None:
+        raise ValueError(f"{argument}= is endless; say how many batches to take with steps=")
+    dataset = dataset if steps is None else dataset.take(steps)
+    cardinality = int(dataset.cardinality())
+    if cardinality == 0:
+        raise ValueError(f"{argument}= is empty: it has no batch")
+    return dataset, cardinality if cardinality > 0 else None
+
+
+def check_data(source: Any, argument: str) -> None:
+    """Raises TypeError where `source` is neither `from_arrays` data nor a `tf.data.Dataset`."""
+    if isinstance(source, (ArrayData, tf.data.Dataset)):
+        return
+    leaves = tf.nest.flatten(source)
+    if leaves and all(isinstance(leaf, (np.ndarray, tf.Tensor)) for leaf in leaves):
+        hint = "wrap arrays with trainloop.data.from_arrays(arrays, batch_size=...)"
+    elif isinstance(source, tf.distribute.DistributedDataset):
+        hint = "pass the dataset itself, not a distributed one: the Trainer gives each replica its part of a batch"
+    elif callable(source) or hasattr(source, "__next__"):
+        hint = "wrap a generator with tf.data.Dataset.from_generator(...)"
+    else:
+        hint = "pass trainloop.data.from_arrays(...) or a tf.data.Dataset of batches"
+    raise TypeError(f"{argument}= is a {type(source).__name__}; {hint}")
+
+
+def _can_be_saved(iterator: Any) -> bool:
+    """Tries it: TensorFlow has no way to ask. At the start of a dataset this writes next to nothing."""
+    with tempfile.TemporaryDirectory() as directory:
+        try:
+            tf.train.Checkpoint(iterator=iterator).write(f"{directory}/iterator")
+        except (tf.errors.OpError, NotImplementedError, ValueError):
+            return False
+    return True
+
+
+def _as_array(value: Any) -> np.ndarray:
+    if not hasattr(value, "__array__"):
+        raise TypeError(f"from_arrays: arrays= holds a {type(value).__name__} ({value!r}); every leaf must be an array")
+    array = np.asarray(value)
+    if array.ndim == 0:
+        raise ValueError("from_arrays: arrays= holds a scalar; every leaf must have rows")
+    return array

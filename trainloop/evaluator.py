@@ -1,0 +1,212 @@
+"""`evaluate` and `predict`: one pass over some data in a phase that trains nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from trainloop import data, keras_hooks, steps
+from trainloop.agenda import Pace
+from trainloop.callback import Callback
+from trainloop.phase import Phase, check_phase
+from trainloop.state import State, new_window
+from trainloop.step_methods import StepMethods
+from trainloop.steps import GatheringLoop, SummingLoop
+
+Data = data.ArrayData | tf.data.Dataset
+
+
+class Evaluator(StepMethods):
+    """What a `Trainer` does outside of training, and how it goes from one phase into another and back."""
+
+    state: State
+    callbacks: list[Callback]
+    run_eagerly: bool
+    phase: Phase | None = None
+    phase_reason: str = ""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.clock: Callable[[], float] = time.perf_counter
+        self.latest_metrics: dict[str, Any] = {}
+        self._loops: dict[Any, Any] = {}
+        self._layers: list[Any] | None = None
+
+    @property
+    def step(self) -> Any:
+        """Steps completed: an int, or inside a step an int64 tensor (the steps before this one)."""
+        context = steps.current()
+        return int(self.state.step) if context is None else context.step
+
+    @property
+    def epoch(self) -> Any:
+        """Epochs completed: an int, or inside a step an int64 tensor."""
+        context = steps.current()
+        return int(self.state.epoch) if context is None else context.epoch
+
+    def evaluate(self, data: Data, *, phase: Phase = Phase.EVAL, steps: int | None = None) -> dict[str, Any]:
+        """Returns the loss, scalars and metrics over some data, each the weighted mean over all rows.
+
+        Nothing of a training that is under way changes, its running metrics included.
+
+        Args:
+          data: `trainloop.data.from_arrays(...)` or a `tf.data.Dataset` of batches; seen once, in order.
+          phase: `Phase.EVAL`.
+          steps: How many batches to take; all by default.
+
+        Returns:
+          `{"loss": ..., "accuracy": ...}`.
+
+        Raises:
+          TypeError: If `data` is not data or `phase` is not a `Phase`.
+          ValueError: If the data are empty, or endless while `steps` is not given.
+        """
+        check_phase(phase, (Phase.EVAL,))
+        found = self._evaluate({"": data}, steps, "evaluate")
+        return {name.removeprefix(f"{phase.value}/"): value for name, value in found.items()}
+
+    def predict(self, data: Data, *, phase: Phase = Phase.PREDICT, steps: int | None = None) -> Any:
+        """Returns the outputs for some data, as NumPy arrays in the order of the data.
+
+        Args:
+          data: As in `evaluate`; of `(x, y)` batches only `x` is used.
+          phase: `Phase.PREDICT`.
+          steps: How many batches to take; all by default.
+
+        Returns:
+          The nest of outputs that `predict_step` returns, each an array with a row for each row of the data; where the
+          rows differ in shape, a list of arrays.
+
+        Raises:
+          TypeError: If `data` is not data or `phase` is not a `Phase`.
+          ValueError: If the data are empty, or endless while `steps` is not given.
+        """
+        check_phase(phase, (Phase.PREDICT,))
+        with self.strategy.scope(), self._in_phase(phase, "predict"):
+            return self._predict(data, steps)
+
+    def _evaluate(self, sets: Mapping[str, Data], steps: int | None, reason: str) -> dict[str, Any]:
+        """Returns the metrics of all sets by full name: `eval/loss`, or `eval/<set>/loss` where the set has a name."""
+        with self.strategy.scope(), self._in_phase(Phase.EVAL, reason) as found:
+            for name, source in sets.items():
+                prefix = f"{Phase.EVAL.value}/{name}/" if name else f"{Phase.EVAL.value}/"
+                found |= {prefix + key: value for key, value in self._evaluate_set(source, steps).items()}
+            self.latest_metrics |= found
+        return dict(found)
+
+    def _evaluate_set(self, source: Data, steps: int | None) -> dict[str, Any]:
+        batches, count = data.one_pass(source, steps, "data")
+        iterator = iter(batches)
+        loop = self._loop(Phase.EVAL, iterator, may_end=count is None)
+        with self.metrics.borrowed():
+            loop.window.assign(tf.zeros_like(loop.window))
+            pace, left = Pace(), count
+            while left is None or left > 0:
+                start = self.clock()
+                ran = loop.run(iterator, pace.steps if left is None else min(pace.steps, left), self.epoch)
+                pace.observe(ran.steps, self.clock() - start)
+                left = left if left is None else left - ran.steps
+                if ran.out_of_data:
+                    break
+            if loop.window_rows() == 0:
+                raise ValueError("data= is empty: it has no batch")
+            return {**loop.means(), **self.metrics.result()}
+
+    def _predict(self, source: Data, steps: int | None) -> Any:
+        batches, count = data.one_pass(source, steps, "data")
+        iterator = iter(batches)
+        loop = self._loop(Phase.PREDICT, iterator, may_end=count is None)
+        gathered: list[Any] = []
+        pace, left = Pace(), count
+        while left is None or left > 0:
+            start = self.clock()
+            done, outputs = loop.run(iterator, pace.steps if left is None else min(pace.steps, left), self.epoch)
+            pace.observe(done, self.clock() - start)
+            left = left if left is None else left - done
+            if done == 0:
+                break
+            gathered.append(tf.nest.map_structure(_to_numpy, outputs))
+        if not gathered:
+            raise ValueError("data= is empty: it has no batch")
+        return tf.nest.map_structure(lambda *chunks: _joined(chunks), *gathered)
+
+    def _loop(self, phase: Phase, iterator: Any, *, may_end: bool, **options: Any) -> Any:
+        """Returns the compiled loop of a phase; one is made anew only where its graph would be another one.
+
+        What changes a graph: the kind of batches, and what is frozen. So `layer.trainable = False` takes effect also
+        when it is set after a step was traced.
+        """
+        key = (phase, repr(iterator.element_spec), may_end, self.run_eagerly, self._frozen(), *options.values())
+        if key not in self._loops:
+            shared = {
+                "counter": self.state.step,
+                "may_end": may_end,
+                "jit_compile": self.jit_compile,
+                "run_eagerly": self.run_eagerly,
+            }
+            if phase is Phase.PREDICT:
+                loop = GatheringLoop(self.predict_step, phase, self.strategy, **shared)
+            else:
+                training = phase is Phase.TRAIN
+                method = self.train_step if training else self.eval_step
+                window = self.state.window if training else new_window()
+                loop = SummingLoop(
+                    method, phase, self.strategy, metrics=self.metrics, window=window, **shared, **options
+                )
+            loop.prepare(iterator)
+            self._after_trace()
+            self._loops[key] = loop
+        return self._loops[key]
+
+    def _after_trace(self) -> None:
+        """Called when a step was traced, which may have made layers and metrics build their variables."""
+        self._layers = None
+        self.state.track_metrics(self.metrics.objects)
+
+    def _frozen(self) -> tuple[bool, ...]:
+        if self._layers is None:
+            self._layers = [layer for model in self.models.values() for layer in keras_hooks.layers_of(model)]
+        return tuple(layer.trainable for layer in self._layers)
+
+    @contextlib.contextmanager
+    def _in_phase(self, phase: Phase, reason: str) -> Iterator[dict[str, Any]]:
+        """Enters a phase for the block and goes back to the one before, also after an exception.
+
+        Yields:
+          A dict for the phase's metrics by full name; the callbacks get it when the phase is left.
+        """
+        before = self.phase, self.phase_reason
+        self.phase, self.phase_reason = phase, reason
+        metrics: dict[str, Any] = {}
+        try:
+            for callback in self.callbacks:
+                callback.on_phase_begin(self, phase)
+            yield metrics
+        finally:
+            try:
+                for callback in self.callbacks:
+                    callback.on_phase_end(self, phase, metrics)
+            finally:
+                self.phase, self.phase_reason = before
+
+
+def _to_numpy(leaf: Any) -> Any:
+    """Returns a batch of outputs as an array, or as a list of arrays where the rows are ragged."""
+    if isinstance(leaf, tf.RaggedTensor):
+        return [row.numpy() for row in leaf]
+    return leaf.numpy()
+
+
+def _joined(chunks: tuple[Any, ...]) -> Any:
+    """Puts chunks of rows together: one array where all rows have one shape, else a list of rows."""
+    ragged = any(isinstance(chunk, list) for chunk in chunks)
+    if not ragged and all(chunk.ndim == 0 for chunk in chunks):
+        return np.stack(chunks)
+    if not ragged and len({chunk.shape[1:] for chunk in chunks}) == 1:
+        return np.concatenate(chunks)
+    return [row for chunk in chunks for row in chunk]

@@ -1,0 +1,69 @@
+"""Gradients of a weighted mean: loss scaling, and the weighing of replicas and microbatches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+import tf_keras
+
+Gradient = tf.Tensor | tf.IndexedSlices | None
+LossScaleOptimizer = tf_keras.mixed_precision.LossScaleOptimizer
+
+
+def compute(
+    tape: tf.GradientTape,
+    loss: tf.Tensor,
+    variables: Sequence[tf.Variable],
+    optimizer: Any,
+    share: tf.Tensor | None = None,
+) -> list[Gradient]:
+    """Returns the gradients of `share * loss`, computed at the optimizer's loss scale and scaled back.
+
+    The scale goes in as the tape's seed, so that the user's loss itself is never touched.
+
+    Args:
+      tape: The tape that recorded the loss.
+      loss: Scalar.
+      variables: What to differentiate by.
+      optimizer: The optimizer that will apply the gradients.
+      share: This replica's part of the whole batch's weight, between 0 and 1; None where there is but one replica.
+
+    Returns:
+      A gradient for each variable; None where the loss does not depend on it.
+    """
+    if isinstance(optimizer, LossScaleOptimizer):
+        seed = optimizer.get_scaled_loss(tf.ones([], loss.dtype))
+        seed = seed if share is None else seed * tf.cast(share, loss.dtype)
+        return optimizer.get_unscaled_gradients(tape.gradient(loss, variables, output_gradients=seed))
+    seed = None if share is None else tf.cast(share, loss.dtype)
+    return tape.gradient(loss, variables, output_gradients=seed)
+
+
+def scale(gradients: Sequence[Gradient], factor: tf.Tensor) -> list[Gradient]:
+    """Returns each gradient times a scalar."""
+
+    def scaled(gradient: Gradient) -> Gradient:
+        if gradient is None:
+            return None
+        if isinstance(gradient, tf.IndexedSlices):
+            return tf.IndexedSlices(
+                gradient.values * tf.cast(factor, gradient.dtype), gradient.indices, gradient.dense_shape
+            )
+        return gradient * tf.cast(factor, gradient.dtype)
+
+    return [scaled(gradient) for gradient in gradients]
+
+
+def add(left: Sequence[Gradient], right: Sequence[Gradient]) -> list[Gradient]:
+    """Returns the sums of two lists of gradients, as dense tensors."""
+    return [
+        b if a is None else a if b is None else tf.convert_to_tensor(a) + tf.convert_to_tensor(b)
+        for a, b in zip(left, right, strict=True)
+    ]
+
+
+def global_norm(gradients: Sequence[Gradient]) -> tf.Tensor:
+    """Returns the Euclidean norm of all gradients together."""
+    return tf.linalg.global_norm([gradient for gradient in gradients if gradient is not None])

@@ -1,0 +1,256 @@
+"""The only module that touches private names of tf-keras; all of them are bound here, at import.
+
+Everything else in the package asks these functions, so that a tf-keras whose insides differ fails in one place and at
+once, and a second Keras could be given hooks of its own.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import functools
+import inspect
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import tensorflow as tf
+import tf_keras
+
+from trainloop import policy
+from trainloop.policy import Family
+
+try:
+    from tf_keras.src.engine import base_layer, base_layer_utils, compile_utils
+    from tf_keras.src.engine import training as training_lib
+    from tf_keras.src.engine.keras_tensor import KerasTensor
+    from tf_keras.src.layers.normalization.batch_normalization import BatchNormalizationBase
+    from tf_keras.src.layers.rnn.dropout_rnn_cell_mixin import DropoutRNNCellMixin
+except ImportError as error:
+    raise ImportError(
+        f"tf-keras {tf_keras.__version__} is built differently from the versions trainloop was tested with "
+        f"({error}). Install one of the range in trainloop's pyproject.toml."
+    ) from error
+
+Layer = tf_keras.layers.Layer
+CallNext = Callable[..., Any]
+Handler = Callable[[CallNext, Layer, tuple[Any, ...], dict[str, Any]], Any]
+
+# ---------------------------------------------------------------------------------------------- families of stock layers
+
+_DROPOUT_LAYERS = (tf_keras.layers.Dropout, tf_keras.layers.AlphaDropout, tf_keras.layers.GaussianDropout)
+for _layer_class in _DROPOUT_LAYERS:
+    policy.register_family(_layer_class, "dropout")
+policy.register_family(tf_keras.layers.GaussianNoise, "noise")
+policy.register_family(BatchNormalizationBase, "batch_norm")
+for _name in dir(tf_keras.layers):
+    if _name.startswith("Random"):
+        policy.register_family(getattr(tf_keras.layers, _name), "augmentation")
+
+
+def family_of(layer: Layer) -> Family | None:
+    """Returns the family of a layer, by its class or by what it was built to do (an LSTM with recurrent dropout)."""
+    registered = policy.registered_family(type(layer))
+    if registered is not None:
+        return registered
+    if type(layer).__name__ == "StochasticDepth":
+        return "dropout"
+    recurrent = isinstance(layer, DropoutRNNCellMixin) or isinstance(layer, tf_keras.layers.RNN)
+    if recurrent and any((getattr(layer, name, None) or 0.0) > 0.0 for name in ("dropout", "recurrent_dropout")):
+        return "dropout"
+    return None
+
+
+# ------------------------------------------------------------------------------------------------- calls of layers, seen
+
+_lock = threading.RLock()
+_watchers = 0
+_original_call = base_layer.Layer.__call__
+
+
+@contextlib.contextmanager
+def intercepted_layer_calls(handler: Handler) -> Iterator[None]:
+    """Sends every `Layer.__call__` of the process through `handler` while the block lasts.
+
+    Args:
+      handler: Called with the original `__call__`, the layer, and its arguments; returns the layer's outputs. All
+        blocks that are open at a time must bring the same one.
+    """
+    global _watchers
+    with _lock:
+        if _watchers == 0:
+            # functools.wraps keeps `__module__`, by which AutoGraph knows tf-keras and leaves its code alone.
+            @functools.wraps(_original_call)
+            def call(layer: Layer, *args: Any, **kwargs: Any) -> Any:
+                return handler(_original_call, layer, args, kwargs)
+
+            base_layer.Layer.__call__ = call
+        _watchers += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _watchers -= 1
+            if _watchers == 0:
+                base_layer.Layer.__call__ = _original_call
+
+
+def said_training(layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Returns the `training` value given in a layer call's arguments, or None."""
+    if kwargs.get("training") is not None:
+        return kwargs["training"]
+    names = layer._call_spec.arg_names
+    position = names.index("training") if "training" in names else len(args)
+    return args[position] if position < len(args) else None
+
+
+def with_training(
+    layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any], value: bool
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Returns a layer call's arguments with `training` set to a value."""
+    names = layer._call_spec.arg_names
+    position = names.index("training") if "training" in names else len(args)
+    if position < len(args):
+        return (*args[:position], value, *args[position + 1 :]), kwargs
+    return args, {**kwargs, "training": value}
+
+
+def inherited_training() -> Any:
+    """Returns the `training` value that the enclosing Keras call hands down, or None."""
+    return base_layer_utils.call_context().training
+
+
+def calling_layer() -> Layer | None:
+    """Returns the layer whose `call` is running in this thread, or None."""
+    return base_layer_utils.call_context().layer
+
+
+def is_symbolic(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Returns whether a layer call builds a functional model instead of computing something."""
+    return any(isinstance(value, KerasTensor) for value in tf.nest.flatten((args, kwargs)))
+
+
+def takes_training(function: Callable[..., Any]) -> bool:
+    """Returns whether a callable has a parameter named `training`."""
+    if isinstance(function, Layer):
+        return True
+    try:
+        return "training" in inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return False
+
+
+def is_keras_3(value: Any) -> bool:
+    """Returns whether an object, or a class, comes from Keras 3, which `tf.keras` is since TensorFlow 2.16."""
+    kind = value if isinstance(value, type) else type(value)
+    return any(base.__module__.split(".")[0] == "keras" for base in kind.__mro__)
+
+
+# ------------------------------------------------------------------------------------------- what `Model.compile` takes
+
+
+class _WithoutMean:
+    """Stands in for the running mean that Keras would update at every call of a loss."""
+
+    def update_state(self, *args: Any, **kwargs: Any) -> None:
+        del args, kwargs
+
+
+class _MeanLoss:
+    """A loss whose reduction is known to be the mean, so that Keras does not rescale it by the number of replicas."""
+
+    reduction = None
+
+    def __init__(self, loss: tf_keras.losses.Loss):
+        self.loss = loss
+
+    def __call__(self, *args: Any, **kwargs: Any) -> tf.Tensor:
+        return self.loss(*args, **kwargs)
+
+
+class _Losses(compile_utils.LossesContainer):
+    def _get_loss_object(self, loss: Any) -> _MeanLoss | None:
+        loss = super()._get_loss_object(loss)
+        return None if loss is None else _MeanLoss(loss)
+
+    def _create_metrics(self) -> None:
+        self._per_output_metrics = [None] * len(self._output_names)
+
+
+def compute_losses(
+    losses: Any, loss_weights: Any, output_names: Sequence[str] | None, targets: Any, outputs: Any, sample_weight: Any
+) -> tf.Tensor | None:
+    """Returns the weighted sum of the losses of all outputs as `Model.fit` has it: a scalar, or None where there is none.
+
+    Unlike Keras it is the mean over the rows given also inside a replica, and nothing is written.
+    """
+    container = _Losses(losses, loss_weights, output_names=output_names, total_loss_mean=_WithoutMean())
+    return container(targets, outputs, sample_weight=sample_weight)
+
+
+def metrics_container(weighted_metrics: Any, metrics: Any, output_names: Sequence[str] | None) -> Any:
+    """Returns Keras's own resolution of `metrics=`: strings, functions and objects, for one output or for many."""
+    return compile_utils.MetricsContainer(metrics, weighted_metrics, output_names=output_names)
+
+
+def build_metrics(container: Any, targets: Any, outputs: Any) -> None:
+    """Makes the metrics of a container from the shapes of targets and outputs.
+
+    A variable that comes into being while a function is traced makes TensorFlow trace the function, and the user's code
+    in it, a second time. What is built in another thread comes into being outside of the trace.
+    """
+    targets = container._conform_to_outputs(outputs, targets)
+    strategy = tf.distribute.get_strategy() if tf.distribute.has_strategy() else None
+
+    def build() -> None:
+        with contextlib.nullcontext() if strategy is None else strategy.scope():
+            container.build(outputs, targets)
+
+    with concurrent.futures.ThreadPoolExecutor(max_workers=1) as thread:
+        thread.submit(build).result()
+
+
+def compiled_arguments(model: tf_keras.Model) -> dict[str, Any]:
+    """Returns what a model was given by `compile`: optimizer, loss, loss_weights, metrics and weighted_metrics."""
+    losses, metrics = model.compiled_loss, model.compiled_metrics
+    return {
+        "optimizer": model.optimizer,
+        "loss": losses._user_losses,
+        "loss_weights": losses._user_loss_weights,
+        "metrics": metrics._user_metrics,
+        "weighted_metrics": metrics._user_weighted_metrics,
+        "jit_compile": model._jit_compile,
+    }
+
+
+def own_step_methods(model: tf_keras.Model) -> list[str]:
+    """Returns the step methods of `fit` that a model's class overrides."""
+    names = ("train_step", "test_step", "predict_step", "compute_loss", "compute_metrics")
+    return [name for name in names if getattr(type(model), name) is not getattr(training_lib.Model, name)]
+
+
+# --------------------------------------------------------------------------------------------------- variables, in order
+
+
+def trainable_candidates(model: Any) -> list[tf.Variable]:
+    """Returns every variable of a model that could be trained, frozen now or not, each once, in an order that does not
+    depend on what is frozen."""
+    if isinstance(model, Layer):
+        found = [v for layer in model._flatten_layers() for v in layer._trainable_weights]
+    else:
+        found = [variable for variable in model.variables if variable.trainable]
+    return list({id(variable): variable for variable in found}.values())
+
+
+def layers_of(model: Any) -> list[Layer]:
+    """Returns a model and every layer in it, nested ones included."""
+    if isinstance(model, Layer):
+        return list(model._flatten_layers())
+    return [module for module in model.submodules if isinstance(module, Layer)] if isinstance(model, tf.Module) else []
+
+
+def is_built(model: Any) -> bool:
+    """Returns whether all of a model's variables exist."""
+    if isinstance(model, Layer):
+        return model.built and all(layer.built for layer in model._flatten_layers(include_self=False))
+    return bool(model.variables)

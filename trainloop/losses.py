@@ -1,0 +1,183 @@
+"""`loss=` and `metrics=`: what `Model.compile` takes, as a function of one step and as state of a phase."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+
+from trainloop import keras_hooks
+
+LossSpec = str | Callable[..., Any] | Sequence[Any] | dict[str, Any]
+
+
+class Loss:
+    """The loss of a step: `loss(targets, outputs, sample_weight)` is a scalar, the mean over the rows given.
+
+    Args:
+      spec: What `Model.compile(loss=...)` takes: a name, a function or a Loss object, or a list or dict of them.
+      weights: What `Model.compile(loss_weights=...)` takes.
+      output_names: The model's names of its outputs, for dicts.
+
+    Raises:
+      TypeError: If something in `spec` is not a loss of tf-keras.
+      ValueError: If a name is unknown, or a Loss object does not reduce to the mean.
+    """
+
+    def __init__(self, spec: LossSpec, weights: Any = None, output_names: Sequence[str] | None = None):
+        for item in tf.nest.flatten(spec):
+            _check_loss(item)
+        self.spec = spec
+        self.weights = weights
+        self.output_names = output_names
+
+    def __call__(self, targets: Any, outputs: Any, sample_weight: Any = None) -> tf.Tensor:
+        value = keras_hooks.compute_losses(self.spec, self.weights, self.output_names, targets, outputs, sample_weight)
+        if value is None:
+            raise ValueError(
+                "loss= found no target to compare the outputs with. Batches must be (x, y) or (x, y, sample_weight); "
+                "for anything else override compute_loss"
+            )
+        return value
+
+
+class Metrics:
+    """The metrics of a `Trainer`: one set of variables, which an evaluation inside training borrows and gives back.
+
+    Args:
+      spec: What `Model.compile(weighted_metrics=...)` takes: names, functions or Metric objects, for one output or more.
+      unweighted: What `Model.compile(metrics=...)` takes, for a model that was compiled with some: these get no
+        sample weights.
+      output_names: The model's names of its outputs, for dicts.
+
+    Raises:
+      TypeError: If something in `spec` is not a metric of tf-keras.
+    """
+
+    def __init__(self, spec: Any = None, unweighted: Any = None, output_names: Sequence[str] | None = None):
+        for item in tf.nest.flatten([spec, unweighted]):
+            _check_metric(item)
+        self._given = [spec, unweighted]
+        self._container = keras_hooks.metrics_container(spec, unweighted, output_names)
+        self._has_any = any(item is not None for item in tf.nest.flatten(self._given))
+
+    @property
+    def objects(self) -> list[tf_keras.metrics.Metric]:
+        """The Metric objects; those given by name exist from the first update on."""
+        if self._container.built:
+            return self._container.metrics
+        return [item for item in tf.nest.flatten(self._given) if isinstance(item, tf_keras.metrics.Metric)]
+
+    def update(self, targets: Any, outputs: Any, sample_weight: Any) -> None:
+        """Updates every metric; nothing happens where there are no targets or no outputs to compare."""
+        if self.compares(targets, outputs):
+            self.build(targets, outputs)
+            self._container.update_state(targets, outputs, sample_weight=sample_weight)
+
+    def compares(self, targets: Any, outputs: Any) -> bool:
+        """Returns whether there is anything to update, and to update it with."""
+        return self._has_any and targets is not None and outputs is not None
+
+    def build(self, targets: Any, outputs: Any) -> None:
+        """Makes the metrics that were given by name; in a replica, one set for all replicas."""
+        if self._container.built:
+            return
+        replica = tf.distribute.get_replica_context()
+        if replica is None or replica.num_replicas_in_sync == 1:
+            keras_hooks.build_metrics(self._container, targets, outputs)
+            return
+
+        def once(strategy: tf.distribute.Strategy, targets: Any, outputs: Any) -> None:
+            first = [tf.nest.map_structure(lambda leaf: strategy.experimental_local_results(leaf)[0], nest)
+                     for nest in (targets, outputs)]
+            keras_hooks.build_metrics(self._container, *first)
+
+        replica.merge_call(once, args=(targets, outputs))
+
+    def reset(self) -> None:
+        """Starts every metric again."""
+        for metric in self.objects:
+            metric.reset_state()
+
+    def result(self) -> dict[str, Any]:
+        """Returns every metric's value: a float, or an array where a metric has more than one number."""
+        found: dict[str, Any] = {}
+        for metric in self.objects:
+            value = metric.result()
+            if isinstance(value, dict):
+                found |= {name: _number(v) for name, v in value.items()}
+            else:
+                found[_unused(_plain_name(metric), found)] = _number(value)
+        return found
+
+    @contextlib.contextmanager
+    def borrowed(self) -> Iterator[None]:
+        """Starts every metric again for the block, and gives each its old state back when the block ends."""
+        before = [(part, part.read_value()) for metric in self.objects for v in metric.variables for part in _parts(v)]
+        known = {id(metric) for metric in self.objects}
+        self.reset()
+        try:
+            yield
+        finally:
+            for part, value in before:
+                part.assign(value)
+            for metric in self.objects:  # those that came into being in the block
+                if id(metric) not in known:
+                    metric.reset_state()
+
+
+def _parts(variable: Any) -> list[tf.Variable]:
+    """A variable that every replica holds apart is kept part by part: assigning it as a whole would rescale it."""
+    return list(getattr(variable, "values", None) or [variable])
+
+
+def _check_loss(item: Any) -> None:
+    if item is None:
+        return
+    if keras_hooks.is_keras_3(item):
+        raise TypeError(f"loss={item!r} is of Keras 3 (tf.keras); use tf_keras.losses.{type(item).__name__}")
+    try:
+        resolved = tf_keras.losses.get(item)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"loss={item!r} is not a loss of tf-keras: {str(error).splitlines()[0]}") from error
+    if not callable(resolved):
+        raise TypeError(f"loss={item!r} must be a name, a function (targets, outputs) or a tf_keras.losses.Loss")
+    reduction = getattr(resolved, "reduction", "auto")
+    if reduction not in ("auto", "sum_over_batch_size"):
+        raise ValueError(
+            f"loss={type(resolved).__name__}(reduction={reduction!r}): a loss is the mean over what it saw, or batches, "
+            "replicas and microbatches of different size could not be weighed; leave reduction at its default"
+        )
+
+
+def _check_metric(item: Any) -> None:
+    if keras_hooks.is_keras_3(item):
+        raise TypeError(f"metrics={item!r} is of Keras 3 (tf.keras); use tf_keras.metrics.{type(item).__name__}")
+    if not (item is None or isinstance(item, str) or callable(item) or isinstance(item, tf_keras.metrics.Metric)):
+        raise TypeError(f"metrics={item!r} must be a name, a function (targets, outputs) or a tf_keras.metrics.Metric")
+    if isinstance(item, str) and item.lower() not in ("accuracy", "acc", "crossentropy", "ce"):
+        try:
+            tf_keras.metrics.get(item)
+        except ValueError as error:
+            raise ValueError(f"metrics={item!r} is not a metric of tf-keras: {str(error).splitlines()[0]}") from error
+
+
+def _plain_name(metric: tf_keras.metrics.Metric) -> str:
+    """Returns a metric's name without the number that Keras adds per process (`auc_3` of the third AUC made)."""
+    snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", type(metric).__name__).lower()
+    return snake if re.fullmatch(rf"{snake}_\d+", metric.name) else metric.name
+
+
+def _unused(name: str, taken: dict[str, Any]) -> str:
+    candidates = [name, *(f"{name}_{number}" for number in range(2, len(taken) + 3))]
+    return next(candidate for candidate in candidates if candidate not in taken)
+
+
+def _number(value: Any) -> Any:
+    array = np.asarray(value)
+    return float(array) if array.ndim == 0 else array

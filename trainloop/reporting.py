@@ -1,0 +1,62 @@
+"""The report: the one moment at which training metrics are read and named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+import tf_keras
+
+from trainloop.losses import Metrics
+from trainloop.steps import SummingLoop
+
+
+class ReportWindow:
+    """What happened since the last report: sums on the device, seconds on the host.
+
+    Args:
+      sums: The loops' window.
+    """
+
+    def __init__(self, sums: tf.Variable):
+        self._sums = sums
+        self._loop: SummingLoop | None = None
+        self._steps = 0
+        self._seconds = 0.0
+        self._rows_before = self._rows()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no step fell into the window."""
+        return self._rows() == 0.0
+
+    def add(self, loop: SummingLoop, steps: int, seconds: float) -> None:
+        """Takes in a chunk: the loop that ran it, its steps, and its duration in seconds."""
+        self._loop = loop
+        self._steps += steps
+        self._seconds += seconds
+
+    def read(self, metrics: Metrics, optimizers: Mapping[str, tf_keras.optimizers.Optimizer]) -> dict[str, Any]:
+        """Returns the training metrics by name.
+
+        Loss and scalars are means over the window; Keras metrics are as they stand; then the learning rate, and the
+        steps and examples per second of training alone.
+        """
+        means = self._loop.means() if self._loop is not None else {}
+        found: dict[str, Any] = {**means, **metrics.result()}
+        for key, optimizer in optimizers.items():
+            name = "learning_rate" if len(optimizers) == 1 else f"learning_rate/{key}"
+            found[name] = float(tf.convert_to_tensor(optimizer.learning_rate))
+        if self._seconds > 0:
+            found["steps_per_second"] = self._steps / self._seconds
+            found["examples_per_second"] = (self._rows() - self._rows_before) / self._seconds
+        return found
+
+    def reset(self) -> None:
+        """Begins a new window."""
+        self._sums.assign(tf.zeros_like(self._sums))
+        self._steps, self._seconds, self._rows_before = 0, 0.0, 0.0
+
+    def _rows(self) -> float:
+        return float(self._sums[0])

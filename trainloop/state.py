@@ -1,0 +1,71 @@
+"""What is saved: everything that the future of a run depends on, each thing by its name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+MAX_SCALARS = 62
+_WINDOW = MAX_SCALARS + 2
+
+
+class HostState(tf.train.experimental.PythonState):
+    """The part of the state that lives in Python, kept in a checkpoint as JSON."""
+
+    def __init__(self, get: Callable[[], dict[str, Any]], put: Callable[[dict[str, Any]], None]):
+        self._get = get
+        self._put = put
+
+    def serialize(self) -> str:
+        return json.dumps(self._get(), sort_keys=True)
+
+    def deserialize(self, string_value: Any) -> None:
+        text = string_value.decode() if isinstance(string_value, bytes) else string_value
+        self._put(json.loads(text))
+
+
+class State:
+    """The state of a run as one `tf.train.Checkpoint`, readable without trainloop.
+
+    Attributes:
+      step: Steps completed.
+      epoch: Epochs completed.
+      epoch_start: The step at which the epoch that is under way began.
+      window: Sums of the report window: rows, total weight, then each scalar times its weight.
+      checkpoint: All of it, and the models, optimizers, metrics and callbacks, as one object.
+    """
+
+    def __init__(self, models: Any, optimizers: Any, host: HostState):
+        with tf.device("CPU"):
+            self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
+            self.epoch = tf.Variable(0, dtype=tf.int64, trainable=False, name="epoch")
+            self.epoch_start = tf.Variable(0, dtype=tf.int64, trainable=False, name="epoch_start")
+            self.window = new_window()
+        trained = {} if optimizers is None else {"optimizer": optimizers}
+        self.checkpoint = tf.train.Checkpoint(
+            step=self.step,
+            epoch=self.epoch,
+            epoch_start=self.epoch_start,
+            window=self.window,
+            host=host,
+            model=models,
+            **trained,
+        )
+
+    @property
+    def epoch_step(self) -> int:
+        """The number of batches taken from the epoch under way."""
+        return int(self.step) - int(self.epoch_start)
+
+    def track_metrics(self, metrics: list[Any]) -> None:
+        """Adds the metrics once they exist; what a restored checkpoint holds for them is put into them."""
+        if not hasattr(self.checkpoint, "metrics") and metrics:
+            self.checkpoint.metrics = list(metrics)
+
+
+def new_window() -> tf.Variable:
+    """Returns sums for one report window, all zero; of fixed length, so that it can exist before a step is traced."""
+    return tf.Variable(tf.zeros([_WINDOW], tf.float64), trainable=False, name="window")

@@ -1,0 +1,296 @@
+"""What one step does: the methods that a researcher overrides, and the tape behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from trainloop import arguments, batches, gradient_sums, keras_hooks, results, steps
+from trainloop.gradient_sums import Gradient
+from trainloop.losses import Loss, LossSpec, Metrics
+from trainloop.phase import Phase
+from trainloop.results import StepResult
+from trainloop.user_code import call_user
+
+# The framework's own methods are traced as they are; user code is converted where they call it (`call_user`).
+_as_written = tf.autograph.experimental.do_not_convert
+
+Gradients = dict[str, list[Gradient]]
+
+
+class StepMethods:
+    """The models, their optimizers, and the steps made of them; the base of `Trainer`, which adds the loop.
+
+    Attributes:
+      model: The model, or the dict of models, as given.
+      optimizer: The optimizer, or the dict of optimizers, as given (wrapped where float16 needs loss scaling).
+      loss: Callable `(targets, outputs, sample_weight=None) -> scalar`, or None.
+      microbatches: Into how many slices `train_step` cuts a batch.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        optimizer: Any = None,
+        *,
+        loss: LossSpec | None = None,
+        loss_weights: Any = None,
+        metrics: Any = None,
+        unweighted_metrics: Any = None,
+        microbatches: int = 1,
+        jit_compile: bool = False,
+        report_gradient_norm: bool = False,
+    ):
+        self.models = arguments.check_models(model)
+        self.optimizers = arguments.check_optimizers(optimizer, self.models, isinstance(model, Mapping))
+        self.model = model
+        self.optimizer = self.optimizers if isinstance(optimizer, Mapping) else self.optimizers.get("model")
+        self.strategy = arguments.find_strategy(self.models)
+        self.microbatches = arguments.check_positive(microbatches, "microbatches")
+        self.jit_compile = jit_compile
+        self.report_gradient_norm = report_gradient_norm
+        output_names = getattr(model, "output_names", None)
+        self.loss = None if loss is None else Loss(loss, loss_weights, output_names)
+        self.metrics = Metrics(metrics, unweighted_metrics, output_names)
+        self._building = False
+        overridden = [name for name in ("compute_loss", "train_step") if self._overrides(name)]
+        if self.loss is None and not overridden and self.optimizers:
+            raise ValueError(
+                "loss=None, and neither compute_loss nor train_step is overridden, so there is nothing to minimise. Give "
+                "loss=..., or override compute_loss(self, batch, phase) in a subclass"
+            )
+        if self.microbatches > 1 and self._overrides("train_step"):
+            raise ValueError(
+                f"microbatches={microbatches} slices the batch of the Trainer's own train_step, but "
+                f"{type(self).__name__} overrides train_step; override compute_loss instead, or slice in your own step"
+            )
+
+    # ------------------------------------------------------------------------------------------------- to be overridden
+
+    @_as_written
+    def compute_loss(self, batch: Any, phase: Phase) -> Any:
+        """Returns the loss of a batch; override it for any loss that is not a function of `(y, model(x))`.
+
+        It is to be pure, and may be called in TRAIN and in EVAL. The losses that the models themselves hold
+        (`model.losses`: regularisation, `add_loss`) are added to what it returns.
+
+        Args:
+          batch: One batch, or a replica's or microbatch's part of it.
+          phase: The phase to call models in: `phase.call(self.model, x)`.
+
+        Returns:
+          A scalar loss, `(loss, outputs)`, or a `StepResult`.
+        """
+        if self.loss is None:
+            raise ValueError("loss=None; give loss=..., or override compute_loss(self, batch, phase)")
+        inputs, targets, sample_weight = batches.unpack(batch)
+        outputs = call_user(phase.call, self._only_model("compute_loss"), inputs)
+        return self.loss(targets, outputs, sample_weight), outputs
+
+    @_as_written
+    def train_step(self, batch: Any, phase: Phase) -> Any:
+        """Makes one update; override it for several models, tapes or optimizers.
+
+        A step makes the same updates every time: no `apply_gradients` inside a condition on tensors.
+
+        Args:
+          batch: One batch, or a replica's part of it.
+          phase: `Phase.TRAIN`.
+
+        Returns:
+          A `StepResult`, or a dict of the scalars to report.
+        """
+        result, gradients_by_key = self._forward_backward(batch, phase)
+        if self.report_gradient_norm:
+            gradients_by_key = self._summed_over_replicas(gradients_by_key)
+            norm = gradient_sums.global_norm([g for each in gradients_by_key.values() for g in each])
+            result.scalars = {**result.scalars, "gradient_norm": norm}
+        for key, found in gradients_by_key.items():
+            self._apply(found, key, is_summed=self.report_gradient_norm)
+        return result
+
+    @_as_written
+    def eval_step(self, batch: Any, phase: Phase) -> Any:
+        """Returns the `StepResult` (or a dict of scalars) of a batch in an evaluation; by default that of `compute_loss`."""
+        return self._loss_of(batch, phase)
+
+    @_as_written
+    def predict_step(self, batch: Any, phase: Phase) -> Any:
+        """Returns the outputs (any nest of tensors, or `StepResult(outputs=)`) for a batch; by default the model's."""
+        return call_user(phase.call, self._only_model("predict_step"), batches.unpack(batch)[0])
+
+    # ------------------------------------------------------------------------------------- for use in an own train_step
+
+    @_as_written
+    def gradients(
+        self, tape: tf.GradientTape, loss: tf.Tensor, key: str | None = None, weight: tf.Tensor | None = None
+    ) -> list[Gradient]:
+        """Returns the gradients of a loss by the trainable variables of a model.
+
+        Loss scaling is done and undone here. With several replicas each gradient counts with its replica's share of the
+        batch, so that their sum is the gradient of the mean over all rows.
+
+        Args:
+          tape: The tape that recorded the loss.
+          loss: Scalar; the mean over this replica's part of the batch.
+          key: The model's key where there are several.
+          weight: What the loss counts; the rows of the part by default.
+
+        Returns:
+          A gradient for each of the model's trainable variables.
+        """
+        key = self._key(key)
+        found = gradient_sums.compute(tape, loss, self.trainable_variables(key), self.optimizers[key])
+        return self._shared(found, weight)
+
+    @_as_written
+    def apply_gradients(self, found: Sequence[Gradient], key: str | None = None) -> None:
+        """Updates the trainable variables of a model; gradients are summed over the replicas, then clipped.
+
+        Args:
+          found: What `gradients` returned.
+          key: The model's key where there are several.
+        """
+        self._apply(found, self._key(key), is_summed=False)
+
+    def trainable_variables(self, key: str | None = None) -> list[tf.Variable]:
+        """Returns the variables of a model that are trained as things stand."""
+        return list(self.models[self._key(key, any_model=True)].trainable_variables)
+
+    # --------------------------------------------------------------------------------------------------------- the inside
+
+    def _loss_of(self, batch: Any, phase: Phase) -> StepResult:
+        result = results.from_compute_loss(call_user(self.compute_loss, batch, phase), "compute_loss")
+        if not self.optimizers:
+            return result
+        held = [loss for key in self.optimizers for loss in getattr(self.models[key], "losses", ())]
+        for loss in held:
+            result.loss += tf.cast(loss, result.loss.dtype)
+        return result
+
+    def _forward_backward(self, batch: Any, phase: Phase) -> tuple[StepResult, Gradients]:
+        """Returns the result of this replica's part of the batch, and its gradients, counted by the part's share."""
+        if self.jit_compile and steps.current().replicas > 1:
+            # XLA cannot compile the exchange between replicas, so it gets what comes before. The function is made anew
+            # for each replica, because each sees its own copy of the variables.
+            compiled = tf.function(
+                lambda batch: [(vars(result), found) for result, found in [self._accumulated(batch, phase)]][0],
+                autograph=False,
+                jit_compile=True,
+            )
+            fields, found = compiled(batch)
+            result = StepResult(**fields)
+        else:
+            result, found = self._accumulated(batch, phase)
+        return result, {key: self._shared(each, result.weight) for key, each in found.items()}
+
+    def _accumulated(self, batch: Any, phase: Phase) -> tuple[StepResult, Gradients]:
+        """Returns the weighted mean over the microbatches, one after the other so that memory is that of one."""
+        if self.microbatches == 1:
+            return self._one_tape(batch, phase)
+        here = steps.current().rows
+        parts: list[StepResult] = []
+        counts: list[tf.Tensor] = []
+        weights: list[tf.Tensor] = []
+        total: Gradients = {}
+        for index in range(self.microbatches):
+            part, rows = batches.part(batch, index, self.microbatches)
+            done = [g for each in total.values() for g in each if g is not None]
+            with tf.control_dependencies(done):
+                part = tf.nest.map_structure(tf.identity, part, expand_composites=True)
+            result, found = self._one_tape(part, phase)
+            weight = tf.cast(rows if result.weight is None else result.weight, tf.float32)
+            weights.append(tf.where((rows > 0) & (here > 0), weight, tf.zeros_like(weight)))
+            found = {key: gradient_sums.scale(each, weights[-1]) for key, each in found.items()}
+            total = {key: gradient_sums.add(total[key], each) for key, each in found.items()} if total else found
+            parts.append(result)
+            counts.append(rows)
+        weight = tf.add_n(weights)
+        inverse = tf.math.divide_no_nan(1.0, weight)
+        return _mean(parts, counts, weights, weight), {
+            k: gradient_sums.scale(each, inverse) for k, each in total.items()
+        }
+
+    def _one_tape(self, batch: Any, phase: Phase) -> tuple[StepResult, Gradients]:
+        with tf.GradientTape(persistent=len(self.optimizers) > 1) as tape:
+            result = self._loss_of(batch, phase)
+        return result, {
+            key: gradient_sums.compute(tape, result.loss, self.trainable_variables(key), optimizer)
+            for key, optimizer in self.optimizers.items()
+        }
+
+    def _shared(self, found: Sequence[Gradient], weight: tf.Tensor | None) -> list[Gradient]:
+        context = steps.current()
+        if context is None or context.replicas == 1:
+            return list(found)
+        if weight is None:
+            share = tf.cast(context.rows, tf.float32) / tf.cast(context.total_rows, tf.float32)
+        else:
+            weight = tf.where(context.rows > 0, tf.cast(weight, tf.float32), 0.0)
+            share = weight / tf.distribute.get_replica_context().all_reduce("sum", weight)
+        return gradient_sums.scale(found, share)
+
+    def _summed_over_replicas(self, found: Gradients) -> Gradients:
+        if steps.current().replicas == 1:
+            return found
+        context = tf.distribute.get_replica_context()
+
+        def summed(each: list[Gradient]) -> list[Gradient]:
+            there = iter(context.all_reduce("sum", [g for g in each if g is not None]))
+            return [None if g is None else next(there) for g in each]
+
+        return {key: summed(each) for key, each in found.items()}
+
+    def _apply(self, found: Sequence[Gradient], key: str, *, is_summed: bool) -> None:
+        if self._building:  # a trace that only lets the layers make their variables
+            return
+        pairs = zip(found, self.trainable_variables(key), strict=True)
+        self.optimizers[key].apply_gradients(pairs, skip_gradients_aggregation=is_summed)
+
+    def _key(self, key: str | None, *, any_model: bool = False) -> str:
+        known = self.models if any_model else self.optimizers
+        if key is None and len(known) == 1:
+            return next(iter(known))
+        if key not in known:
+            what = "models" if any_model else "optimizers"
+            raise ValueError(f"key={key!r}: the {what} of this Trainer have the keys {', '.join(map(repr, known))}")
+        return key
+
+    def _only_model(self, method: str) -> Any:
+        if len(self.models) > 1:
+            raise ValueError(
+                f"{method}: with several models ({', '.join(self.models)}) the Trainer cannot know which to call; "
+                f"override {method} in a subclass"
+            )
+        return next(iter(self.models.values()))
+
+    def _overrides(self, name: str) -> bool:
+        return getattr(type(self), name) is not getattr(StepMethods, name)
+
+    def _build_optimizers(self) -> None:
+        """Makes every slot, for frozen weights too, so that a stage that unfreezes them finds its slots in place."""
+        for key, optimizer in self.optimizers.items():
+            optimizer.build(keras_hooks.trainable_candidates(self.models[key]))
+
+
+def _mean(parts: list[StepResult], counts: list[tf.Tensor], weights: list[tf.Tensor], weight: tf.Tensor) -> StepResult:
+    """Returns the result of the whole batch: scalars as weighted means, everything else row by row."""
+
+    def mean(values: list[tf.Tensor]) -> tf.Tensor:
+        sums = [tf.math.multiply_no_nan(tf.cast(v, tf.float32), w) for v, w in zip(values, weights, strict=True)]
+        return tf.math.divide_no_nan(tf.add_n(sums), weight)
+
+    def joined(name: str) -> Any:
+        found = [getattr(part, name) for part in parts]
+        return None if found[0] is None else batches.join(found, counts)
+
+    return StepResult(
+        loss=mean([part.loss for part in parts]),
+        outputs=joined("outputs"),
+        targets=joined("targets"),
+        sample_weight=joined("sample_weight"),
+        weight=weight,
+        scalars={name: mean([part.scalars[name] for part in parts]) for name in parts[0].scalars},
+    )

@@ -1,0 +1,384 @@
+"""The only place where a step is compiled: one inner loop for each phase.
+
+    step(batch)              the user's step method, in its phase, on every replica; its scalars, weighed
+    loop(iterator, steps)    tf.while_loop over step; sums stay on the device until somebody reads them
+
+A step is traced once. A loop takes its number of steps as a tensor, so that no chunk length traces it again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from trainloop import batches, guard, results
+from trainloop.losses import Metrics
+from trainloop.phase import Phase
+from trainloop.results import StepResult
+from trainloop.state import MAX_SCALARS
+from trainloop.user_code import call_user, own_exceptions
+
+_int64 = tf.TensorSpec([], tf.int64)
+
+
+@dataclasses.dataclass
+class StepContext:
+    """What a step method may ask about the step it is in, while it is traced or run.
+
+    Attributes:
+      step: Steps completed before this one; int64 scalar.
+      epoch: Epochs completed; int64 scalar.
+      rows: Rows of this replica's part of the batch; int32 scalar.
+      total_rows: Rows of the whole batch; int32 scalar.
+      replicas: The number of replicas.
+    """
+
+    step: tf.Tensor
+    epoch: tf.Tensor
+    rows: tf.Tensor
+    total_rows: tf.Tensor
+    replicas: int
+
+
+_local = threading.local()
+
+
+def current() -> StepContext | None:
+    """Returns the context of the step that is being traced or run in this thread, or None outside of one."""
+    return getattr(_local, "context", None)
+
+
+@contextlib.contextmanager
+def _within(context: StepContext) -> Iterator[None]:
+    before, _local.context = current(), context
+    try:
+        yield
+    finally:
+        _local.context = before
+
+
+@dataclasses.dataclass(frozen=True)
+class Ran:
+    """What one call of a loop did.
+
+    Attributes:
+      steps: How many steps it ran.
+      finite: Whether every loss was finite, where that was asked for.
+      out_of_data: Whether the data ended before the steps were done.
+    """
+
+    steps: int
+    finite: bool
+    out_of_data: bool
+
+
+class _Loop:
+    """What the loops of all phases share: a traced step, and how it is called for each replica."""
+
+    def __init__(
+        self,
+        method: Callable[..., Any],
+        phase: Phase,
+        strategy: tf.distribute.Strategy,
+        *,
+        jit_compile: bool,
+        run_eagerly: bool,
+    ):
+        self._method = method
+        self._phase = phase
+        self._strategy = strategy
+        self._jit_compile = jit_compile
+        self._run_eagerly = run_eagerly
+        self._step: Any = None
+        self._loop: Any = None
+
+    @property
+    def _replicas(self) -> int:
+        return self._strategy.num_replicas_in_sync
+
+    def prepare(self, iterator: Any) -> None:
+        """Traces the step and the loop for batches of the iterator's kind; runs nothing."""
+        if self._step is not None:
+            return
+        if self._run_eagerly:
+            self._step, self._loop = self._whole_step, self._many
+            return
+        # With several replicas XLA cannot compile the exchange between them; the Trainer compiles the part before it.
+        step = tf.function(
+            self._whole_step, autograph=False, jit_compile=True if self._jit_compile and self._replicas == 1 else None
+        )
+        with own_exceptions():
+            self._step = step.get_concrete_function(iterator.element_spec, _int64, _int64)
+        self._loop = tf.function(self._many, autograph=False)
+
+    def _whole_step(self, batch: Any, step: tf.Tensor, epoch: tf.Tensor) -> Any:
+        """One step on all replicas; cross-replica."""
+        total = batches.rows(batch)
+        if not isinstance(self._strategy, tf.distribute.MirroredStrategy):
+            return self._merge([self._part_of_step(batch, total, total, step, epoch)])
+        outcome = self._strategy.run(self._replica_step, (batch, total, step, epoch))
+        leaves = [self._strategy.experimental_local_results(leaf) for leaf in tf.nest.flatten(outcome)]
+        return self._merge([tf.nest.pack_sequence_as(outcome, each) for each in zip(*leaves, strict=True)])
+
+    def _replica_step(self, batch: Any, total: tf.Tensor, step: tf.Tensor, epoch: tf.Tensor) -> Any:
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        part, rows = batches.part(batch, replica, self._replicas) if self._replicas > 1 else (batch, total)
+        return self._part_of_step(part, rows, total, step, epoch)
+
+    def _part_of_step(self, part: Any, rows: tf.Tensor, total: tf.Tensor, step: tf.Tensor, epoch: tf.Tensor) -> Any:
+        with (
+            _within(StepContext(step, epoch, rows, total, self._replicas)),
+            guard.scope(self._phase.value, self._phase.policy),
+        ):
+            return self._finish(call_user(self._method, part, self._phase), part, rows)
+
+    def _finish(self, returned: Any, part: Any, rows: tf.Tensor) -> Any:
+        raise NotImplementedError
+
+    def _merge(self, outcomes: Sequence[Any]) -> Any:
+        raise NotImplementedError
+
+    def _many(self, *args: Any) -> Any:
+        raise NotImplementedError
+
+
+class SummingLoop(_Loop):
+    """The inner loop of TRAIN and EVAL: steps whose scalars are summed, weighed, over a window.
+
+    Args:
+      method: `(batch, phase) -> StepResult | dict`.
+      phase: The phase of every step.
+      strategy: The default strategy, or a MirroredStrategy.
+      metrics: Updated with each step's outputs.
+      counter: The run's step; counted up by each step of TRAIN.
+      window: Where the sums go.
+      may_end: Whether the data may end within a call.
+      stop_on_nonfinite: Whether a call ends at the first step whose loss is not finite.
+      after_step: Ops to run after each step (weight averaging); called in cross-replica context.
+      jit_compile: Whether a step is compiled by XLA.
+      run_eagerly: Whether steps run without being compiled at all.
+    """
+
+    def __init__(
+        self,
+        method: Callable[..., Any],
+        phase: Phase,
+        strategy: tf.distribute.Strategy,
+        *,
+        metrics: Metrics,
+        counter: tf.Variable,
+        window: tf.Variable,
+        may_end: bool,
+        stop_on_nonfinite: bool = False,
+        after_step: Callable[[], None] | None = None,
+        jit_compile: bool = False,
+        run_eagerly: bool = False,
+    ):
+        super().__init__(method, phase, strategy, jit_compile=jit_compile, run_eagerly=run_eagerly)
+        self._metrics = metrics
+        self._counter = counter
+        self.window = window
+        self._may_end = may_end
+        self._stop_on_nonfinite = stop_on_nonfinite
+        self._after_step = after_step
+        self.names: list[str] = []
+
+    def run(self, iterator: Any, steps: int, epoch: int) -> Ran:
+        """Runs up to `steps` steps and adds their sums to the window."""
+        with own_exceptions():
+            self.prepare(iterator)
+            done, finite, more = self._loop(iterator, tf.constant(steps, tf.int64), tf.constant(epoch, tf.int64))
+        # The one place where a loop waits for the device: Python needs to know where the run stands.
+        return Ran(int(done), bool(finite), not bool(more))
+
+    def means(self) -> dict[str, float]:
+        """Returns the weighted mean of each scalar over the window; empty where the window is."""
+        sums = self.window.numpy()
+        weight = sums[1]
+        return (
+            {name: float(value / weight) for name, value in zip(self.names, sums[2:], strict=False)} if weight else {}
+        )
+
+    def window_rows(self) -> float:
+        """Returns the number of rows that fell into the window."""
+        return float(self.window[0])
+
+    def _finish(self, returned: Any, part: Any, rows: tf.Tensor) -> tf.Tensor:
+        """Returns `[rows, weight, weight * scalar, ...]` of one replica, float64."""
+        method = getattr(self._method, "__name__", "step")
+        result = results.from_step(returned, method)
+        self._update_metrics(result, part, rows)
+        named = result.named_scalars()
+        if len(named) > MAX_SCALARS:
+            raise ValueError(f"{method} returned {len(named)} scalars; at most {MAX_SCALARS} can be reported")
+        self.names[:] = named
+        weight = tf.cast(rows if result.weight is None else result.weight, tf.float64)
+        if self._replicas > 1:  # a part without rows counts nothing, whatever its scalars are
+            weight = tf.where(rows > 0, weight, tf.zeros_like(weight))
+            weighed = [tf.math.multiply_no_nan(tf.cast(value, tf.float64), weight) for value in named.values()]
+        else:
+            weighed = [tf.cast(value, tf.float64) * weight for value in named.values()]
+        return tf.stack([tf.cast(rows, tf.float64), weight, *weighed])
+
+    def _update_metrics(self, result: StepResult, part: Any, rows: tf.Tensor) -> None:
+        _, targets, sample_weight = batches.unpack(part)
+        targets = targets if result.targets is None else result.targets
+        sample_weight = sample_weight if result.sample_weight is None else result.sample_weight
+        if self._replicas == 1:
+            self._metrics.update(targets, result.outputs, sample_weight)
+            return
+
+        if not self._metrics.compares(targets, result.outputs):
+            return
+        self._metrics.build(targets, result.outputs)
+
+        def update() -> tf.Tensor:
+            self._metrics.update(targets, result.outputs, sample_weight)
+            return tf.constant(True)
+
+        tf.cond(rows > 0, update, lambda: tf.constant(False))
+
+    def _merge(self, outcomes: Sequence[tf.Tensor]) -> tf.Tensor:
+        if self._after_step is not None:
+            self._after_step()
+        return outcomes[0] if len(outcomes) == 1 else tf.add_n(list(outcomes))
+
+    def _many(self, iterator: Any, steps: tf.Tensor, epoch: tf.Tensor) -> Any:
+        length = len(self.names) + 2 if self.names else MAX_SCALARS + 2
+
+        def advance(batch: Any, done: tf.Tensor, sums: tf.Tensor) -> tuple[Any, ...]:
+            added = self._step(batch, self._counter.read_value(), epoch)
+            if self._phase is Phase.TRAIN:
+                self._counter.assign_add(1)
+            finite = tf.reduce_all(tf.math.is_finite(added[2 : 3 if "loss" in self.names else None]))
+            ok = finite if self._stop_on_nonfinite else tf.constant(True)
+            padded = tf.pad(added, [[0, length - len(self.names) - 2]])
+            return done + 1, sums + padded, ok, tf.constant(True)
+
+        def body(done: tf.Tensor, sums: tf.Tensor, ok: tf.Tensor, more: tf.Tensor) -> tuple[Any, ...]:
+            del more
+            if not self._may_end:
+                return advance(iterator.get_next(), done, sums)
+            following = iterator.get_next_as_optional()
+            return tf.cond(
+                following.has_value(),
+                lambda: advance(following.get_value(), done, sums),
+                lambda: (done, sums, ok, tf.constant(False)),
+            )
+
+        start = (tf.constant(0, tf.int64), self.window[:length], tf.constant(True), tf.constant(True))
+        done, sums, ok, more = tf.while_loop(lambda done, _, ok, more: (done < steps) & ok & more, body, start)
+        self.window.assign(tf.pad(sums, [[0, MAX_SCALARS + 2 - length]]))
+        return done, ok, more
+
+
+class GatheringLoop(_Loop):
+    """The inner loop of PREDICT: steps whose outputs are gathered, row by row in the order of the data.
+
+    Args:
+      method: `(batch, phase) -> outputs`.
+      phase: The phase of every step.
+      strategy: The default strategy, or a MirroredStrategy.
+      counter: The run's step.
+      may_end: Whether the data may end within a call.
+      jit_compile: Whether a step is compiled by XLA.
+      run_eagerly: Whether steps run without being compiled at all.
+    """
+
+    def __init__(
+        self,
+        method: Callable[..., Any],
+        phase: Phase,
+        strategy: tf.distribute.Strategy,
+        *,
+        counter: tf.Variable,
+        may_end: bool,
+        jit_compile: bool = False,
+        run_eagerly: bool = False,
+    ):
+        super().__init__(method, phase, strategy, jit_compile=jit_compile, run_eagerly=run_eagerly)
+        self._counter = counter
+        self._may_end = may_end
+
+    @property
+    def can_join(self) -> bool:
+        """Whether outputs of several steps can be put together on the device: dense rows of one known shape."""
+        if self._run_eagerly:
+            return False
+        leaves = tf.nest.flatten(self._step.structured_outputs)
+        return all(
+            isinstance(leaf, tf.TensorSpec) and leaf.shape.rank not in (None, 0) and leaf.shape[1:].is_fully_defined()
+            for leaf in leaves
+        )
+
+    def run(self, iterator: Any, steps: int, epoch: int) -> tuple[int, Any]:
+        """Runs up to `steps` steps (one where their outputs cannot be joined).
+
+        Returns:
+          How many were run, and the nest of their outputs; None where none was.
+        """
+        with own_exceptions():
+            self.prepare(iterator)
+            if not self.can_join:
+                following = iterator.get_next_as_optional()
+                if not following.has_value():
+                    return 0, None
+                return 1, self._step(following.get_value(), self._counter.read_value(), tf.constant(epoch, tf.int64))
+            done, outputs = self._loop(iterator, tf.constant(steps, tf.int64), tf.constant(epoch, tf.int64))
+        return int(done), outputs if done > 0 else None
+
+    def _finish(self, returned: Any, part: Any, rows: tf.Tensor) -> Any:
+        method = getattr(self._method, "__name__", "predict_step")
+        outputs = returned.outputs if isinstance(returned, StepResult) else returned
+        if outputs is None:
+            raise ValueError(
+                f"{method} returned no outputs; it must return a nest of tensors or StepResult(outputs=...)"
+            )
+        return tf.nest.map_structure(_dense, outputs), rows
+
+    def _merge(self, outcomes: Sequence[Any]) -> Any:
+        if len(outcomes) == 1:
+            return outcomes[0][0]
+        return batches.join([outputs for outputs, _ in outcomes], [rows for _, rows in outcomes])
+
+    def _many(self, iterator: Any, steps: tf.Tensor, epoch: tf.Tensor) -> Any:
+        specs = tf.nest.flatten(self._step.structured_outputs)
+        start = [
+            tf.TensorArray(spec.dtype, 0, dynamic_size=True, infer_shape=False, element_shape=[None, *spec.shape[1:]])
+            for spec in specs
+        ]
+
+        def advance(batch: Any, done: tf.Tensor, arrays: list[tf.TensorArray]) -> tuple[Any, ...]:
+            outputs = tf.nest.flatten(self._step(batch, self._counter.read_value(), epoch))
+            position = tf.cast(done, tf.int32)
+            written = [array.write(position, value) for array, value in zip(arrays, outputs, strict=True)]
+            return done + 1, written, tf.constant(True)
+
+        def body(done: tf.Tensor, arrays: list[tf.TensorArray], more: tf.Tensor) -> tuple[Any, ...]:
+            del more
+            if not self._may_end:
+                return advance(iterator.get_next(), done, arrays)
+            following = iterator.get_next_as_optional()
+            return tf.cond(
+                following.has_value(),
+                lambda: advance(following.get_value(), done, arrays),
+                lambda: (done, arrays, tf.constant(False)),
+            )
+
+        done, arrays, _ = tf.while_loop(
+            lambda done, _, more: (done < steps) & more, body, (tf.constant(0, tf.int64), start, tf.constant(True))
+        )
+        joined = [
+            tf.cond(done > 0, array.concat, lambda spec=spec: tf.zeros([0, *spec.shape[1:]], spec.dtype))
+            for array, spec in zip(arrays, specs, strict=True)
+        ]
+        return done, tf.nest.pack_sequence_as(self._step.structured_outputs, joined)
+
+
+def _dense(leaf: Any) -> Any:
+    return tf.sparse.to_dense(leaf) if isinstance(leaf, tf.SparseTensor) else leaf

@@ -1,0 +1,1 @@
+"""Models and data that configs share: functions that return a `launch.Task`."""

@@ -1,0 +1,517 @@
+"""`Trainer`: the outer loop of a run, and its state."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import tf_keras
+from absl import logging
+
+from trainloop import arguments, data, keras_hooks
+from trainloop.agenda import Agenda, Pace, RunLength
+from trainloop.callback import Callback
+from trainloop.callbacks import Checkpointing, NonFiniteLossError, StopOnNaN, WeightAveraging
+from trainloop.checkpoint import Checkpoints, Restored
+from trainloop.default_callbacks import with_defaults
+from trainloop.evaluator import Data, Evaluator
+from trainloop.interrupts import Interrupts
+from trainloop.losses import LossSpec, Metrics
+from trainloop.phase import Phase
+from trainloop.reporting import ReportWindow
+from trainloop.results import History
+from trainloop.state import HostState, State
+from trainloop.steps import Ran, SummingLoop
+from trainloop.triggers import AtEnd, Every, Moment, Trigger, counts_epochs
+from trainloop.workdir import Workdir
+
+_REPORT, _EVALUATE, _CALLBACKS = 0, 1, 2  # positions in a run's agenda
+
+
+class Trainer(Evaluator):
+    """Trains, evaluates and predicts, with the phase as an explicit value of every step.
+
+    The loop of `fit`, in short:
+
+        while the total is not reached:
+            run a chunk of compiled steps, as many as may pass before something is due
+            report; evaluate; call the callbacks whose triggers are due
+
+    Use it as it is, or subclass it as deep as needed: override `compute_loss`, or whole steps (`train_step`,
+    `eval_step`, `predict_step`).
+
+    Args:
+      model: A tf-keras model, a `tf.Module`, or a dict of these. Its strategy is the one it was built under.
+      optimizer: A tf-keras optimizer or its name, or a dict with the keys of the models to train. Clipping is its own
+        (`global_clipnorm=`). Where a model computes in float16 it is wrapped for loss scaling.
+      loss: What `Model.compile(loss=)` takes.
+      loss_weights: What `Model.compile(loss_weights=)` takes.
+      metrics: What `Model.compile(weighted_metrics=)` takes: metrics get the sample weights where there are some.
+      unweighted_metrics: What `Model.compile(metrics=)` takes: these get no sample weights.
+      seed: The run's seed; drawn where it is None, and kept in the checkpoints.
+      workdir: The run's directory; None writes nothing.
+      callbacks: Further callbacks; one of the same class takes a default's place. Keras callbacks may stand among them.
+      default_callbacks: Whether `ProgressBar` and `StopOnNaN` (and, with a workdir, `MetricsLog`, `TensorBoard` and
+        `Checkpointing`) are there without being asked for.
+      microbatches: Into how many slices a batch is cut for memory's sake; nothing else notices.
+      jit_compile: Whether XLA compiles the steps. It draws other random numbers, so choose once for a run.
+      report_every: When training metrics are read; by default each epoch, or every 100 steps where there is no epoch.
+      report_gradient_norm: Whether `gradient_norm` is among the reported scalars.
+      run_eagerly: Whether steps run in Python, for a debugger; may also be set later.
+
+    Raises:
+      TypeError: If an argument is not of the kind named above.
+      ValueError: If there is nothing to minimise, or arguments contradict each other.
+      NotImplementedError: If the model was built under a strategy that is not served.
+
+    Attributes:
+      phase: The phase that is running, or None.
+      phase_reason: Why it was entered.
+      history: Everything reported in the newest `fit`.
+      latest_metrics: The newest value of each metric, by full name (`loss`, `eval/loss`).
+      total_steps: The total that `fit` was asked for, in steps, where that is known.
+      steps_per_epoch: Batches in an epoch of the training data, where that is known.
+      fitting: Whether `fit` is running.
+      clock: Returns the time in seconds; to be replaced in tests.
+
+    Example:
+      >>> import numpy as np, tf_keras
+      >>> from trainloop import Trainer, data
+      >>> tf_keras.utils.set_random_seed(0)
+      >>> x = np.random.normal(size=[64, 4]).astype("float32")
+      >>> pairs = data.from_arrays((x, x.sum(axis=1)), batch_size=16)
+      >>> model = tf_keras.Sequential([tf_keras.layers.Dense(1)])
+      >>> trainer = Trainer(model, tf_keras.optimizers.Adam(0.1), loss="mse", default_callbacks=False)
+      >>> history = trainer.fit(pairs, epochs=20)
+      >>> trainer.step, history["loss"][-1] < history["loss"][0]
+      (80, True)
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        optimizer: Any = None,
+        *,
+        loss: LossSpec | None = None,
+        loss_weights: Any = None,
+        metrics: Any = None,
+        unweighted_metrics: Any = None,
+        seed: int | None = None,
+        workdir: str | os.PathLike[str] | None = None,
+        callbacks: Sequence[Callback | tf_keras.callbacks.Callback] = (),
+        default_callbacks: bool = True,
+        microbatches: int = 1,
+        jit_compile: bool = False,
+        report_every: Trigger | None = None,
+        report_gradient_norm: bool = False,
+        run_eagerly: bool = False,
+    ):
+        super().__init__(
+            model,
+            optimizer,
+            loss=loss,
+            loss_weights=loss_weights,
+            metrics=metrics,
+            unweighted_metrics=unweighted_metrics,
+            microbatches=microbatches,
+            jit_compile=jit_compile,
+            report_gradient_norm=report_gradient_norm,
+        )
+        self.seed = arguments.check_seed(seed)
+        self.workdir = None if workdir is None else Workdir(workdir)
+        self.checkpoints = None if self.workdir is None else Checkpoints(self.workdir.checkpoints)
+        self.callbacks = with_defaults(
+            arguments.check_callbacks(callbacks), defaults=default_callbacks, has_workdir=workdir is not None
+        )
+        self.report_every = arguments.check_trigger(report_every, "report_every")
+        self.run_eagerly = run_eagerly
+        self.history = History()
+        self.total_steps: int | None = None
+        self.steps_per_epoch: int | None = None
+        self.fitting = False
+        self.state = State(self.model, self.optimizer, HostState(self._host_state, self._set_host_state))
+        self._stream: data.Stream | None = None
+        self._stream_source: Any = None
+        self._restored: Restored | None = None
+        self._stop_reason: str | None = None
+        self._logged: dict[str, Any] = {}
+
+    @classmethod
+    def from_compiled(cls, model: tf_keras.Model, **options: Any) -> Trainer:
+        """Takes over a model that was compiled for `Model.fit`, with its optimizer, loss and metrics.
+
+        Args:
+          model: A compiled tf-keras model.
+          **options: Further arguments of the Trainer; they win over what was compiled.
+
+        Raises:
+          ValueError: If the model was not compiled, or its class has steps of its own, which a Trainer does not call.
+        """
+        arguments.check_models(model)
+        if getattr(model, "optimizer", None) is None or getattr(model, "compiled_loss", None) is None:
+            raise ValueError(
+                f"model={model.name!r} was not compiled; call model.compile(...), or give its parts to Trainer(...)"
+            )
+        if own := keras_hooks.own_step_methods(model):
+            raise ValueError(
+                f"model={model.name!r}: {type(model).__name__} overrides {', '.join(own)}, which a Trainer does not call; "
+                "move that code into compute_loss or train_step of a Trainer subclass"
+            )
+        return cls(model, **keras_hooks.compiled_arguments(model) | options)
+
+    def request_stop(self, reason: str) -> None:
+        """Asks `fit` to end before the next chunk; what is due at the end is still done."""
+        self._stop_reason = reason
+
+    def log(self, values: Mapping[str, float]) -> None:
+        """Adds values of your own to the next report."""
+        self._logged |= values
+
+    def restore_or_initialize(self) -> int:
+        """Continues the run of the workdir from its newest checkpoint, or starts one where there is none.
+
+        Returns:
+          The step at which the run stands.
+        """
+        if self.checkpoints is None or not self.checkpoints.steps():
+            return self.step
+        return self.restore("latest")
+
+    def restore(self, which: Literal["latest", "best"] | int = "latest") -> int:
+        """Puts the state of a checkpoint back: weights, optimizers, metrics, callbacks, the position in the data.
+
+        Args:
+          which: `"latest"`, `"best"` (by the metric that `Checkpointing` monitors), or a step.
+
+        Returns:
+          The checkpoint's step.
+
+        Raises:
+          ValueError: If the Trainer has no workdir, or the checkpoint does not hold what it needs.
+          FileNotFoundError: If there is no such checkpoint.
+          RuntimeError: If called while `fit` is running.
+        """
+        if self.checkpoints is None:
+            raise ValueError("restore: workdir=None, so there are no checkpoints; give the Trainer a workdir=")
+        if self.fitting:
+            raise RuntimeError("restore was called while fit is running; call it before fit")
+        step = self.checkpoints.find(which)
+        with self.strategy.scope():
+            if all(map(keras_hooks.is_built, self.models.values())):
+                self._build_variables()
+            self._restored = self.checkpoints.restore(self.state.checkpoint, step)
+        self._stream = None
+        return step
+
+    def fit(
+        self,
+        train_data: Data,
+        *,
+        steps: int | None = None,
+        epochs: int | None = None,
+        steps_per_epoch: int | None = None,
+        eval_data: Data | Mapping[str, Data] | None = None,
+        eval_every: Trigger | None = None,
+        restart_data: bool = False,
+    ) -> History:
+        """Trains until the run has reached a total of steps or epochs.
+
+        The totals count from the start of the run: the same call continues a resumed run, and returns at once where the
+        total is reached. The position in the data belongs to the run too. On Ctrl-C or SIGTERM the chunk is finished and
+        a checkpoint is saved; then `KeyboardInterrupt` or `SystemExit(143)` is raised.
+
+        Args:
+          train_data: What to train on: `trainloop.data.from_arrays(...)` or a `tf.data.Dataset` of batches.
+          steps: Total of steps; exactly one of `steps` and `epochs` is given.
+          epochs: Total of epochs.
+          steps_per_epoch: Batches in an epoch, for data without an end.
+          eval_data: What to evaluate on, or a dict of several named sets.
+          eval_every: When to evaluate; by default after each epoch, and at the end where there are no epochs.
+          restart_data: Begin the data again instead of going on where the run stood.
+
+        Returns:
+          Everything reported in this call.
+
+        Raises:
+          TypeError: If the data are not data, or a trigger is not a trigger.
+          ValueError: If an argument does not fit the others or the data, the data are empty, or end before the total.
+          RuntimeError: If called inside itself, or the workdir holds checkpoints that were not restored.
+          NonFiniteLossError: If a loss is not finite (`StopOnNaN`).
+          WorkdirLocked: If another run writes to the workdir.
+        """
+        total = RunLength(steps, epochs)
+        sets = arguments.check_eval_data(eval_data, eval_every)
+        data.check_data(train_data, "fit: train_data")
+        self._check_can_fit()
+        if total.is_reached(self.step, self.epoch):
+            return History()
+        stream = self._open(train_data, total, steps_per_epoch, restart_data)
+        triggers = self._triggers(stream, total, sets, eval_every)
+        self.history, self._stop_reason = History(), None
+        with self._locked(), Interrupts() as interrupts, self.strategy.scope():
+            self._prepare_training(stream)
+            with self._fit_hooks(), self._in_phase(Phase.TRAIN, "fit"):
+                self._train(stream, total, Agenda(triggers, self.clock()), sets, interrupts)
+        interrupts.act()
+        return self.history
+
+    def _train(
+        self,
+        stream: data.Stream,
+        total: RunLength,
+        agenda: Agenda,
+        sets: Mapping[str, Data],
+        interrupts: Interrupts,
+    ) -> None:
+        """The outer loop: run a chunk of steps, hand over to what is due, again."""
+        pace, window, ended = Pace(), ReportWindow(self.state.window), False
+        while not ended:
+            if self.state.epoch_step == 0 or (not stream.has_epochs and window.is_empty):
+                self.metrics.reset()
+            step, loop, start = self.step, self._training_loop(stream), self.clock()
+            bounds = pace.steps, agenda.steps_until(step), total.steps_left(step), stream.steps_left(self.state.epoch_step)
+            ran = loop.run(stream.iterator, min(bound for bound in bounds if bound is not None), self.epoch)
+            seconds = self.clock() - start
+            pace.observe(ran.steps, seconds)
+            window.add(loop, ran.steps, seconds)
+            self._check_ran(ran, stream)
+            epoch_ended = self._count_epoch(ran, stream)
+
+            ended = total.is_reached(self.step, self.epoch)
+            self._do_what_is_due(agenda, window, sets, new_step=ran.steps > 0, epoch_ended=epoch_ended, ended=ended)
+            if self._stop_reason and not ended:  # one of the hooks just called has asked for it
+                ended = True
+                self._do_what_is_due(agenda, window, sets, new_step=False, epoch_ended=False, ended=True)
+            if interrupts.received and not ended:
+                ended = True
+                self._save()
+        self.history.stop_reason = self._stop_reason
+
+    def _do_what_is_due(
+        self,
+        agenda: Agenda,
+        window: ReportWindow,
+        sets: Mapping[str, Data],
+        *,
+        new_step: bool,
+        epoch_ended: bool,
+        ended: bool,
+    ) -> None:
+        """Reports, evaluates, and calls the callbacks whose triggers are due, always in this order."""
+        due = agenda.due(Moment(self.step, self.epoch, new_step, epoch_ended, ended=ended), self.clock())
+        if (_REPORT in due or ended) and not window.is_empty:
+            self._report(window)
+            if _REPORT in due:  # a window that the end cuts short goes on where the run goes on
+                window.reset()
+        if _EVALUATE in due:
+            self.history.add(self.step, self._evaluate(sets, None, "eval_every"))
+        for position in due:
+            if position >= _CALLBACKS:
+                self.callbacks[position - _CALLBACKS].on_trigger(self)
+
+    def _report(self, window: ReportWindow) -> None:
+        metrics = window.read(self.metrics, self.optimizers) | self._logged
+        self._logged = {}
+        self.latest_metrics |= metrics
+        self.history.add(self.step, metrics)
+        for callback in self.callbacks:
+            callback.on_report(self, metrics)
+
+    # ------------------------------------------------------------------------------------------------- before the loop
+
+    def _check_can_fit(self) -> None:
+        if self.fitting:
+            raise RuntimeError("fit was called while fit is running; a hook may call evaluate and predict, but not fit")
+        if not self.optimizers:
+            raise ValueError("fit: optimizer=None; give the Trainer an optimizer")
+        if self.checkpoints is not None and self._restored is None and self.step == 0 and self.checkpoints.steps():
+            raise RuntimeError(
+                f"fit: workdir={str(self.workdir)!r} holds checkpoints up to step {self.checkpoints.steps()[-1]}, which "
+                "were not restored. Call trainer.restore_or_initialize() before fit to continue that run, or give another "
+                "workdir="
+            )
+
+    def _open(
+        self, source: Data, total: RunLength, steps_per_epoch: int | None, restart_data: bool
+    ) -> data.Stream:
+        """Returns the training data at the position where the run stands."""
+        if source is self._stream_source and self._stream is not None and not restart_data:
+            stream = self._stream
+        else:
+            needed = total.steps_left(self.step)
+            stream = data.training_stream(source, self.seed, steps_per_epoch=steps_per_epoch, steps_needed=needed)
+            restored_here = self._restored is not None and self._restored.step == self.step
+            if restart_data:
+                self.state.epoch_start.assign(self.state.step)
+            elif stream.saved_iterator is not None and restored_here:
+                self._restored.restore_iterator(stream.saved_iterator)
+            elif isinstance(stream, data.DatasetStream) and self.state.epoch_step:
+                # Another dataset, or one whose position could not be saved: its epoch begins anew.
+                self.state.epoch_start.assign(self.state.step)
+            if isinstance(stream, data.DatasetStream) and stream.saved_iterator is None and self.workdir is not None:
+                warnings.warn(
+                    "train_data= cannot save its position (it holds a generator, Python code or unseeded random ops): a "
+                    "resumed run will begin the epoch under way again. trainloop.data.from_arrays has no such limit.",
+                    stacklevel=3,
+                )
+        stream.seek(self.epoch, self.state.epoch_step)
+        self._stream, self._stream_source = stream, source
+        self.steps_per_epoch = stream.steps_per_epoch
+        self.total_steps = total.steps
+        if total.epochs is not None and stream.steps_per_epoch is not None:
+            epochs_left = total.epochs - self.epoch
+            self.total_steps = int(self.state.epoch_start) + epochs_left * stream.steps_per_epoch
+        return stream
+
+    def _triggers(
+        self, stream: data.Stream, total: RunLength, sets: Mapping[str, Data], eval_every: Trigger | None
+    ) -> list[Trigger | None]:
+        """Returns the run's agenda: the report, the evaluation, then each callback's trigger."""
+        each_epoch = Every(epochs=1)
+        report = self.report_every or (each_epoch if stream.has_epochs else Every(steps=100))
+        if sets and eval_every is None:
+            eval_every = each_epoch if total.epochs is not None else each_epoch | AtEnd() if stream.has_epochs else AtEnd()
+        named = {"report_every": report, "fit: eval_every": eval_every}
+        named |= {f"trigger of {type(callback).__name__}": callback.trigger for callback in self.callbacks}
+        for name, trigger in named.items():
+            if trigger is not None and counts_epochs(trigger) and not stream.has_epochs:
+                raise ValueError(
+                    f"{name}={trigger} counts epochs, but train_data= has none; say how long one is with steps_per_epoch="
+                )
+        return [report, eval_every, *(callback.trigger for callback in self.callbacks)]
+
+    def _prepare_training(self, stream: data.Stream) -> None:
+        """Makes every variable and traces the step, so that nothing comes into being once the run is under way."""
+        self._build_models(stream)
+        self._build_variables()
+        self.state.checkpoint.iterator = stream.saved_iterator
+        self._training_loop(stream)
+        if self._restored is not None and self.workdir is not None and self._restored.check():
+            self.workdir.cut_jsonl(self.workdir.metrics, self._restored.step)
+            self.workdir.cut_jsonl(self.workdir.phases, self._restored.step)
+
+    def _build_models(self, stream: data.Stream) -> None:
+        """Traces the step once for nothing but the variables that it makes, where a model has not made all of its own."""
+        if all(map(keras_hooks.is_built, self.models.values())):
+            return
+        whole_step = self._overrides("train_step")
+        method, phase = (self.train_step, Phase.TRAIN) if whole_step else (self.eval_step, Phase.EVAL)
+        self._building = True
+        try:
+            SummingLoop(
+                method,
+                phase,
+                self.strategy,
+                metrics=Metrics(),
+                counter=self.state.step,
+                window=self.state.window,
+                may_end=stream.may_end,
+            ).prepare(stream.iterator)
+        except Exception as error:
+            error.add_note(f"model= could not be built from a batch of train_data=: {stream.iterator.element_spec}")
+            raise
+        finally:
+            self._building = False
+
+    def _build_variables(self) -> None:
+        self._build_optimizers()
+        if (averaging := self._averaging()) is not None:
+            averaging.build([v for key in self.optimizers for v in keras_hooks.trainable_candidates(self.models[key])])
+            self.state.checkpoint.averages = averaging.tracked
+
+    def _training_loop(self, stream: data.Stream) -> SummingLoop:
+        averaging = self._averaging()
+        try:
+            return self._loop(
+                Phase.TRAIN,
+                stream.iterator,
+                may_end=stream.may_end,
+                stop_on_nonfinite=any(isinstance(callback, StopOnNaN) for callback in self.callbacks),
+                after_step=None if averaging is None else averaging.update,
+            )
+        except ValueError as error:
+            error.add_note(f"while tracing a step for batches of train_data=: {stream.iterator.element_spec}")
+            raise
+
+    def _averaging(self) -> WeightAveraging | None:
+        return next((callback for callback in self.callbacks if isinstance(callback, WeightAveraging)), None)
+
+    # ----------------------------------------------------------------------------------------------------- in the loop
+
+    def _check_ran(self, ran: Ran, stream: data.Stream) -> None:
+        if not ran.finite:
+            stop = next(callback for callback in self.callbacks if isinstance(callback, StopOnNaN))
+            raise NonFiniteLossError(self.step, stop.explain(self, self.step))
+        if not ran.out_of_data:
+            return
+        if self.state.epoch_step == 0:
+            raise ValueError("fit: train_data= is empty: it has no batch")
+        if not stream.restarts:
+            raise ValueError(
+                f"fit: train_data= is exhausted at step {self.step}, before the total was reached; repeat() the dataset, "
+                "or give epochs= without steps_per_epoch= to have it iterated again"
+            )
+
+    def _count_epoch(self, ran: Ran, stream: data.Stream) -> bool:
+        """Returns whether an epoch has just ended; the next one begins then."""
+        if not ran.out_of_data and stream.steps_left(self.state.epoch_step) != 0:
+            return False
+        self.state.epoch.assign_add(1)
+        self.state.epoch_start.assign(self.state.step)
+        stream.begin_epoch()
+        self.state.checkpoint.iterator = stream.saved_iterator
+        return True
+
+    def _save(self) -> None:
+        for callback in self.callbacks:
+            if isinstance(callback, Checkpointing):
+                callback.on_trigger(self)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        with contextlib.nullcontext() if self.workdir is None else self.workdir.lock():
+            self.fitting = True
+            try:
+                yield
+            finally:
+                self.fitting = False
+
+    @contextlib.contextmanager
+    def _fit_hooks(self) -> Iterator[None]:
+        try:
+            for callback in self.callbacks:
+                callback.on_fit_begin(self)
+            yield
+        except BaseException as error:
+            for callback in self.callbacks:
+                callback.on_exception(self, error)
+            raise
+        finally:
+            for callback in self.callbacks:
+                callback.on_fit_end(self)
+
+    # ------------------------------------------------------------------------------------------ state that lives in Python
+
+    def _host_state(self) -> dict[str, Any]:
+        return {"seed": self.seed, "callbacks": {key: c.get_state() for key, c in self._named_callbacks().items()}}
+
+    def _set_host_state(self, state: dict[str, Any]) -> None:
+        self.seed = state["seed"]
+        for key, callback in self._named_callbacks().items():
+            if key in state["callbacks"]:
+                callback.set_state(state["callbacks"][key])
+            elif callback.get_state():
+                logging.info("%s was not there when the checkpoint was saved; it starts fresh", key)
+
+    def _named_callbacks(self) -> dict[str, Callback]:
+        seen: Counter[str] = Counter()
+        named = {}
+        for callback in self.callbacks:
+            kind = type(callback).__name__
+            seen[kind] += 1
+            named[kind if seen[kind] == 1 else f"{kind}_{seen[kind]}"] = callback
+        return named
