@@ -10,8 +10,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 WORKERS ?= 2
 
 # The first interpreter that runs and is a Python we test with; a name that is missing or broken is passed over.
+SUPPORTED := import sys; sys.exit(sys.version_info[:2] != (3, 11))
 PYTHON ?= $(shell for python in python3.11 python3 python; do \
-	"$$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo "$$python" && break; done)
+	"$$python" -c '$(SUPPORTED)' 2>/dev/null && echo "$$python" && break; done)
 
 help:
 	@echo "make train   train on digits in runs/digits, evaluate and predict; ARGS=... adds flags (ARGS=--steps=2000)"
@@ -42,10 +43,12 @@ clean:
 	rm -rf .venv build dist *.egg-info .hypothesis .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# The interpreter is checked here, since pip tries old releases of every package for minutes before it says what is wrong.
 # In a terminal pip shows a bar for each download; in a log it would be hundreds of lines, so there it speaks only of errors.
 .venv/installed: pyproject.toml
-	@test -n "$(PYTHON)" || { echo "trainloop needs Python 3.11, and python3 here is: $$(python3 --version 2>&1)." \
-		"Install Python 3.11, or name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@"$(PYTHON)" -c '$(SUPPORTED)' 2>/dev/null || { found=$$("$(or $(PYTHON),python3)" --version 2>&1); \
+		echo "trainloop needs Python 3.11, found: $$found. Install it, or say where it is: make PYTHON=/path/to/python3.11" >&2; \
+		exit 1; }
 	@echo "Installing trainloop and its tools in .venv (TensorFlow is large: the first time takes some minutes)"
 	@"$(PYTHON)" -m venv .venv
 	@if [ -t 1 ]; then quiet=; else quiet=--quiet; fi; $(BIN)/python -m pip install $$quiet --editable '.[dev]'

@@ -5,11 +5,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from ml_collections import config_dict
 
 from trainloop import launch
+from trainloop.checkpoint import Checkpoints
 from trainloop.launch import config_record, summary
 from trainloop.triggers import Every
 from trainloop.workdir import Workdir, WorkdirLocked
@@ -23,6 +25,7 @@ import sys
 sys.modules["tensorflow"] = None
 from absl import flags
 from trainloop import launch
+from trainloop.checkpoint import Checkpoints
 flags.DEFINE_integer("own", 3, "a flag of this program")
 launch.run(lambda config, workdir: None, read_only="{read_only}" == "True")
 """
@@ -111,7 +114,7 @@ def test_help_is_short_grouped_and_needs_no_tensorflow(place: Path) -> None:
     heads = ["what to run, and where", "\n  --config=FILE", "\n  --workdir=DIR", "this program", "\n  --own=VALUE"]
     positions = [result.stdout.index(head) for head in heads]
     assert positions == sorted(positions)
-    assert "--strategy=none|mirrored    how replicas share the work (default: none)" in result.stdout
+    assert "--strategy=none|mirrored        how replicas share the work (default: none)" in result.stdout
     assert len(result.stdout.splitlines()) < 40
 
 
@@ -172,6 +175,7 @@ def test_a_program_that_only_reads_a_run_is_refused(place: Path, flags: str, sai
 def test_main_gets_the_config_inside_the_strategy_with_precision_and_seeds(place: Path) -> None:
     (place / "program.py").write_text("""
 from trainloop import launch
+from trainloop.checkpoint import Checkpoints
 
 def main(config, workdir):
     import tensorflow as tf, tf_keras
@@ -245,6 +249,7 @@ def test_run_length_logging_and_callbacks_may_differ(tmp_path: Path, key: str) -
 
 TASK = """
 from trainloop import launch
+from trainloop.checkpoint import Checkpoints
 
 class Trainer:
     def __init__(self, *callbacks):
@@ -322,6 +327,18 @@ def test_a_dry_run_shrinks_the_task(tasks: str, monkeypatch: pytest.MonkeyPatch)
     assert [callback.trigger for callback in task.trainer.callbacks] == [Every(steps=1), None]
 
 
+def test_a_checkpoint_that_is_not_there_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Trainer:
+        def restore(self, which: int | str) -> None:
+            Checkpoints(tmp_path).find(which)
+
+    monkeypatch.setattr("trainloop.launch.task.flags", SimpleNamespace(FLAGS=SimpleNamespace(checkpoint="7")))
+    with pytest.raises(
+        launch.LaunchError, match=r"--checkpoint=7: restore: there is no checkpoint 7; .* no checkpoint"
+    ):
+        launch.restore(launch.Task(Trainer(), None))
+
+
 def test_the_sets_of_a_task() -> None:
     assert launch.Task(None, "t").sets == {}
     assert launch.Task(None, "t", "e").sets == {"eval": "e"}
@@ -329,6 +346,7 @@ def test_the_sets_of_a_task() -> None:
 
 
 def test_command_with_replaces_flags_in_both_spellings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-u"])
     monkeypatch.setattr(
         sys, "argv", ["scripts/train.py", "--steps=3", "--config=a b.py", "--steps", "4", "--workdir=w"]
     )

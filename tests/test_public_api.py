@@ -16,7 +16,9 @@ PUBLIC = {
     "Inference",
     "KerasCallback",
     "MetricsLog",
+    "NonFiniteLossError",
     "Phase",
+    "Policy",
     "Profiler",
     "ProgressBar",
     "StepResult",
@@ -24,12 +26,17 @@ PUBLIC = {
     "TensorBoard",
     "Trainer",
     "WeightAveraging",
+    "Workdir",
+    "WorkdirLocked",
     "data",
     "launch",
     "register_family",
 }
 
 EXTRAS = ["sklearn", "matplotlib", "jinja2", "optuna"]
+
+
+EVERY_NAME = "[getattr(trainloop, name) for name in trainloop.__all__]"
 
 
 def test_the_door_is_this_list():
@@ -44,6 +51,12 @@ def test_every_public_name_is_there_and_documented():
 
 def test_import_needs_no_extra():
     """`pip install trainloop-tf` alone must be enough: None in `sys.modules` makes an import fail."""
-    program = f"import sys; sys.modules.update(dict.fromkeys({EXTRAS})); import trainloop"
+    program = f"import sys; sys.modules.update(dict.fromkeys({EXTRAS})); import trainloop; {EVERY_NAME}"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+
+
+def test_names_are_imported_when_they_are_used():
+    """So that a command line can be refused, or `--help` answered, without the seconds that TensorFlow takes."""
+    program = "import sys; from trainloop import launch; sys.exit('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False, timeout=60).returncode == 0

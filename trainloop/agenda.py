@@ -61,8 +61,7 @@ class Agenda:
         found = [
             position
             for position, trigger in enumerate(self._triggers)
-            if trigger is not None
-            and trigger.is_due(dataclasses.replace(moment, seconds=now - self._fired[position]))
+            if trigger is not None and trigger.is_due(dataclasses.replace(moment, seconds=now - self._fired[position]))
         ]
         for position in found:
             self._fired[position] = now

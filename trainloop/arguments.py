@@ -55,8 +55,8 @@ def check_optimizers(optimizer: Any, models: Models, is_dict: bool) -> Optimizer
     if not isinstance(optimizer, Mapping):
         if is_dict:
             raise TypeError(
-                f"optimizer={optimizer!r} is not a dict, but model= is; give a dict with the keys of the models to train: "
-                f"{', '.join(map(repr, models))}"
+                f"optimizer={optimizer!r} is not a dict, but model= is; give a dict with the keys of the models to "
+                f"train: {', '.join(map(repr, models))}"
             )
         return {_ONLY: _wrapped(_check_optimizer(optimizer, "optimizer"), models[_ONLY])}
     if not is_dict:
@@ -84,7 +84,8 @@ def check_callbacks(callbacks: Sequence[Any]) -> list[Callback | tf_keras.callba
             raise TypeError(f"{name}={callback.__name__} is a class; give an instance: {callback.__name__}(...)")
         if keras_hooks.is_keras_3(callback):
             raise TypeError(
-                f"{name}={type(callback).__name__} is of Keras 3 (tf.keras); use tf_keras.callbacks.{type(callback).__name__}"
+                f"{name}={type(callback).__name__} is of Keras 3 (tf.keras); "
+                f"use tf_keras.callbacks.{type(callback).__name__}"
             )
         if not isinstance(callback, (Callback, tf_keras.callbacks.Callback)):
             raise TypeError(
@@ -203,7 +204,8 @@ def _check_optimizer(optimizer: Any, name: str) -> tf_keras.optimizers.Optimizer
             raise ValueError(f"{name}={optimizer!r} is unknown to tf_keras.optimizers.get") from error
     if isinstance(optimizer, tf_keras.optimizers.legacy.Optimizer):
         raise TypeError(
-            f"{name}={type(optimizer).__name__} is a legacy optimizer; use tf_keras.optimizers.{type(optimizer).__name__}"
+            f"{name}={type(optimizer).__name__} is a legacy optimizer; "
+            f"use tf_keras.optimizers.{type(optimizer).__name__}"
         )
     if not isinstance(optimizer, tf_keras.optimizers.Optimizer):
         raise TypeError(f"{name}={optimizer!r} is not an optimizer; give one of tf_keras.optimizers or its name")

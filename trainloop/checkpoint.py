@@ -70,7 +70,7 @@ class Restored:
             self._status.assert_existing_objects_matched()
         except AssertionError as error:
             raise ValueError(
-                f"restore: {self._directory} does not hold everything that this Trainer has: {error}. It was saved with "
+                f"restore: {self._directory} does not hold all that this Trainer has: {error}. It was saved with "
                 "another model, optimizer or metrics; build the same, or give another workdir="
             ) from error
         return True
@@ -107,7 +107,7 @@ class Checkpoints:
         there = f"{self.directory} holds {', '.join(map(str, steps)) or 'no checkpoint'}"
         if isinstance(which, str) and which not in ("latest", "best"):
             raise ValueError(f"restore: {which!r} is unknown; it must be 'latest', 'best' or a step. {there}")
-        if not steps or isinstance(which, int) and which not in steps:
+        if not steps or (isinstance(which, int) and which not in steps):
             raise FileNotFoundError(f"restore: there is no checkpoint {which!r}; {there}")
         if isinstance(which, int):
             return which

@@ -1,7 +1,7 @@
 """Data for a run: arrays addressed by step, and adapters for `tf.data`.
 
-A run's position in its data is two integers, the epoch and the batch in it. `from_arrays` can start anywhere at no cost;
-a `tf.data.Dataset` keeps its position in an iterator, which is saved with the rest where TensorFlow can save it.
+A run's position in its data is two integers, the epoch and the batch in it. `from_arrays` can start anywhere at no
+cost; a `tf.data.Dataset` keeps its position in an iterator, which is saved with the rest where TensorFlow can save it.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class ArrayData:
         return math.ceil(self.rows / self.batch_size)
 
     def order(self, seed: int, epoch: int) -> np.ndarray:
-        """Returns the order of the rows in an epoch: int64, shape `[rows]`; a permutation drawn from Philox(seed, epoch)."""
+        """Returns the order of the rows in an epoch, drawn from Philox(seed, epoch): int64, shape `[rows]`."""
         if not self.shuffle:
             return np.arange(self.rows, dtype=np.int64)
         generator = np.random.Generator(np.random.Philox(key=np.array([seed, epoch], np.uint64)))
@@ -105,7 +105,7 @@ def from_arrays(
 ) -> ArrayData:
     """Makes batches of arrays, addressed by step: a run can start at any of them at no cost.
 
-    `fit` sees the data shuffled and without an end, in epochs of a known length; the other phases see it once, in order.
+    `fit` sees the data shuffled and without an end, in epochs of a known length; other phases see it once, in order.
 
     Args:
       arrays: A NumPy array or a nest of them (`x`, `(x, y)`, `(x, y, sample_weight)`, a dict) with the same number of
@@ -144,6 +144,7 @@ class Stream:
       may_end: Whether a batch may be missing, so that the loop has to look at each.
       iterator: Where the next batch comes from.
       saved_iterator: The iterator, where the position can only be saved with it; else None.
+      can_resume: Whether a checkpoint can hold the position.
     """
 
     steps_per_epoch: int | None = None
@@ -152,6 +153,7 @@ class Stream:
     may_end = False
     iterator: Any = None
     saved_iterator: Any = None
+    can_resume = True
 
     def seek(self, epoch: int, batch: int) -> None:
         """Moves to a batch of an epoch."""
@@ -174,6 +176,7 @@ class ArrayStream(Stream):
         self.steps_per_epoch = source.steps_per_epoch
 
     def seek(self, epoch: int, batch: int) -> None:
+        """Makes the iterator anew, at that position."""
         self.iterator = iter(self._source.endless(self._run_seed, epoch, batch))
 
 
@@ -188,20 +191,20 @@ class DatasetStream(Stream):
         self.has_epochs = self.restarts or self.steps_per_epoch is not None
         self.may_end = cardinality == tf.data.UNKNOWN_CARDINALITY
         self.iterator = iter(dataset)
-        self.saved_iterator = self.iterator if _can_be_saved(self.iterator) else None
+        self.can_resume = _can_be_saved(self.iterator)
+        self.saved_iterator = self.iterator if self.can_resume else None
 
     def seek(self, epoch: int, batch: int) -> None:
-        del epoch, batch  # where the iterator stands is the position
+        """Does nothing: where the iterator stands is the position."""
 
     def begin_epoch(self) -> None:
+        """Iterates the dataset anew, unless it has no end."""
         if self.restarts:
             self.iterator = iter(self._dataset)
-            self.saved_iterator = self.iterator if self.saved_iterator is not None else None
+            self.saved_iterator = self.iterator if self.can_resume else None
 
 
-def training_stream(
-    source: Any, run_seed: int, *, steps_per_epoch: int | None, steps_needed: int | None
-) -> Stream:
+def training_stream(source: Any, run_seed: int, *, steps_per_epoch: int | None, steps_needed: int | None) -> Stream:
     """Returns what `fit` reads from.
 
     Args:

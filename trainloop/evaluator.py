@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import tensorflow as tf
@@ -17,6 +17,9 @@ from trainloop.phase import Phase, check_phase
 from trainloop.state import State, new_window
 from trainloop.step_methods import StepMethods
 from trainloop.steps import GatheringLoop, SummingLoop
+
+if TYPE_CHECKING:
+    from trainloop.trainer import Trainer
 
 Data = data.ArrayData | tf.data.Dataset
 
@@ -181,16 +184,17 @@ class Evaluator(StepMethods):
           A dict for the phase's metrics by full name; the callbacks get it when the phase is left.
         """
         before = self.phase, self.phase_reason
+        trainer = cast("Trainer", self)
         self.phase, self.phase_reason = phase, reason
         metrics: dict[str, Any] = {}
         try:
             for callback in self.callbacks:
-                callback.on_phase_begin(self, phase)
+                callback.on_phase_begin(trainer, phase)
             yield metrics
         finally:
             try:
                 for callback in self.callbacks:
-                    callback.on_phase_end(self, phase, metrics)
+                    callback.on_phase_end(trainer, phase, metrics)
             finally:
                 self.phase, self.phase_reason = before
 

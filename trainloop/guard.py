@@ -1,7 +1,8 @@
 """The trace-time guard: while a scope is open, every layer call in it is seen, and is given its phase.
 
-A scope is found by the thread that opened it; a replica's or worker's thread, which opened none, finds it by the graph
-that is being built. The guard adds no op to that graph.
+A scope is found by the thread that opened it. A replica's or worker's thread, which opened none, finds it by the graph
+that is being built; a replica's thread also finds one that was opened eagerly around `strategy.run`. The guard adds no op
+to a graph.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ class Scope:
         self.policy = policy
         self.layer_calls = 0
         self.calling_layer = keras_hooks.calling_layer()
+        self.thread = threading.get_ident()
         self.graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
         self.replica = _replica_id()
 
@@ -56,8 +58,9 @@ def scope(name: str, policy: Policy, *, must_see_a_layer: bool = False) -> Itera
     if must_see_a_layer and entered.layer_calls == 0:
         warnings.warn(
             f"the scope of phase {name!r} saw no layer call, so it had no effect. Call the model inside the block; a "
-            "model called through an already traced tf.function, or loaded by tf.saved_model.load, cannot be reached.",
-            stacklevel=4,
+            "model called through an already traced tf.function, in another thread, or loaded by tf.saved_model.load, "
+            "cannot be reached.",
+            stacklevel=5,  # past this generator, Phase.scope, and what contextlib puts before each: the user's `with`
         )
 
 
@@ -65,12 +68,18 @@ def current_scope() -> Scope | None:
     """Returns the innermost scope that holds for a layer call made here, or None."""
     if stack := _stack():
         return stack[-1]
-    if not _open or tf.executing_eagerly():
+    if not _open:
         return None
-    graphs = set(map(id, _graphs()))
-    for candidate in reversed(tuple(_open)):
-        if id(candidate.graph) in graphs and candidate.replica in (None, _replica_id()):
-            return candidate
+    here = _replica_id()
+    candidates = [found for found in reversed(tuple(_open)) if found.replica in (None, here)]
+    if not tf.executing_eagerly():
+        graphs = set(map(id, _graphs()))
+        for candidate in candidates:
+            if id(candidate.graph) in graphs:
+                return candidate
+    around = [candidate for candidate in candidates if candidate.graph is None]
+    if here is not None and len({candidate.thread for candidate in around}) == 1:
+        return around[0]
     return None
 
 

@@ -36,8 +36,6 @@ Layer = tf_keras.layers.Layer
 CallNext = Callable[..., Any]
 Handler = Callable[[CallNext, Layer, tuple[Any, ...], dict[str, Any]], Any]
 
-# ---------------------------------------------------------------------------------------------- families of stock layers
-
 _DROPOUT_LAYERS = (tf_keras.layers.Dropout, tf_keras.layers.AlphaDropout, tf_keras.layers.GaussianDropout)
 for _layer_class in _DROPOUT_LAYERS:
     policy.register_family(_layer_class, "dropout")
@@ -55,17 +53,15 @@ def family_of(layer: Layer) -> Family | None:
         return registered
     if type(layer).__name__ == "StochasticDepth":
         return "dropout"
-    recurrent = isinstance(layer, DropoutRNNCellMixin) or isinstance(layer, tf_keras.layers.RNN)
-    if recurrent and any((getattr(layer, name, None) or 0.0) > 0.0 for name in ("dropout", "recurrent_dropout")):
+    draws_inside = (DropoutRNNCellMixin, tf_keras.layers.RNN, tf_keras.layers.Attention, tf_keras.layers.AdditiveAttention)
+    if isinstance(layer, draws_inside) and any((getattr(layer, name, None) or 0.0) > 0.0 for name in ("dropout", "recurrent_dropout")):
         return "dropout"
     return None
 
 
-# ------------------------------------------------------------------------------------------------- calls of layers, seen
-
+_original_call: Callable[..., Any] = base_layer.Layer.__call__
 _lock = threading.RLock()
-_watchers = 0
-_original_call = base_layer.Layer.__call__
+_open_blocks: list[Handler] = []
 
 
 @contextlib.contextmanager
@@ -76,22 +72,21 @@ def intercepted_layer_calls(handler: Handler) -> Iterator[None]:
       handler: Called with the original `__call__`, the layer, and its arguments; returns the layer's outputs. All
         blocks that are open at a time must bring the same one.
     """
-    global _watchers
     with _lock:
-        if _watchers == 0:
+        if not _open_blocks:
             # functools.wraps keeps `__module__`, by which AutoGraph knows tf-keras and leaves its code alone.
             @functools.wraps(_original_call)
             def call(layer: Layer, *args: Any, **kwargs: Any) -> Any:
                 return handler(_original_call, layer, args, kwargs)
 
-            base_layer.Layer.__call__ = call
-        _watchers += 1
+            base_layer.Layer.__call__ = call  # pyright: ignore[reportAttributeAccessIssue]
+        _open_blocks.append(handler)
     try:
         yield
     finally:
         with _lock:
-            _watchers -= 1
-            if _watchers == 0:
+            _open_blocks.pop()
+            if not _open_blocks:
                 base_layer.Layer.__call__ = _original_call
 
 
@@ -99,20 +94,24 @@ def said_training(layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     """Returns the `training` value given in a layer call's arguments, or None."""
     if kwargs.get("training") is not None:
         return kwargs["training"]
-    names = layer._call_spec.arg_names
-    position = names.index("training") if "training" in names else len(args)
-    return args[position] if position < len(args) else None
+    position = _position_of_training(layer)
+    return args[position] if position is not None and position < len(args) else None
 
 
 def with_training(
     layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any], value: bool
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Returns a layer call's arguments with `training` set to a value."""
-    names = layer._call_spec.arg_names
-    position = names.index("training") if "training" in names else len(args)
-    if position < len(args):
+    position = _position_of_training(layer)
+    if position is not None and position < len(args):
         return (*args[:position], value, *args[position + 1 :]), kwargs
     return args, {**kwargs, "training": value}
+
+
+def _position_of_training(layer: Layer) -> int | None:
+    """Returns where `training` stands among the positional arguments of a layer's call; None where it is no such."""
+    names = [name for name in layer._call_spec.full_argspec.args if name != "self"]
+    return names.index("training") if "training" in names else None
 
 
 def inherited_training() -> Any:
@@ -146,9 +145,6 @@ def is_keras_3(value: Any) -> bool:
     return any(base.__module__.split(".")[0] == "keras" for base in kind.__mro__)
 
 
-# ------------------------------------------------------------------------------------------- what `Model.compile` takes
-
-
 class _WithoutMean:
     """Stands in for the running mean that Keras would update at every call of a loss."""
 
@@ -174,13 +170,13 @@ class _Losses(compile_utils.LossesContainer):
         return None if loss is None else _MeanLoss(loss)
 
     def _create_metrics(self) -> None:
-        self._per_output_metrics = [None] * len(self._output_names)
+        self._per_output_metrics = [None] * len(self._output_names or ())
 
 
 def compute_losses(
     losses: Any, loss_weights: Any, output_names: Sequence[str] | None, targets: Any, outputs: Any, sample_weight: Any
 ) -> tf.Tensor | None:
-    """Returns the weighted sum of the losses of all outputs as `Model.fit` has it: a scalar, or None where there is none.
+    """Returns the weighted sum of the losses of all outputs as `Model.fit` has it: a scalar; None without a target.
 
     Unlike Keras it is the mean over the rows given also inside a replica, and nothing is written.
     """
@@ -211,15 +207,15 @@ def build_metrics(container: Any, targets: Any, outputs: Any) -> None:
 
 
 def compiled_arguments(model: tf_keras.Model) -> dict[str, Any]:
-    """Returns what a model was given by `compile`: optimizer, loss, loss_weights, metrics and weighted_metrics."""
+    """Returns what a model was given by `compile`, under the names that a Trainer has for it."""
     losses, metrics = model.compiled_loss, model.compiled_metrics
     return {
         "optimizer": model.optimizer,
         "loss": losses._user_losses,
         "loss_weights": losses._user_loss_weights,
-        "metrics": metrics._user_metrics,
-        "weighted_metrics": metrics._user_weighted_metrics,
-        "jit_compile": model._jit_compile,
+        "metrics": metrics._user_weighted_metrics,
+        "unweighted_metrics": metrics._user_metrics,
+        "jit_compile": bool(model._jit_compile),
     }
 
 
@@ -229,12 +225,11 @@ def own_step_methods(model: tf_keras.Model) -> list[str]:
     return [name for name in names if getattr(type(model), name) is not getattr(training_lib.Model, name)]
 
 
-# --------------------------------------------------------------------------------------------------- variables, in order
-
-
 def trainable_candidates(model: Any) -> list[tf.Variable]:
-    """Returns every variable of a model that could be trained, frozen now or not, each once, in an order that does not
-    depend on what is frozen."""
+    """Returns every variable of a model that could be trained, frozen now or not, each once.
+
+    Their order does not depend on what is frozen.
+    """
     if isinstance(model, Layer):
         found = [v for layer in model._flatten_layers() for v in layer._trainable_weights]
     else:

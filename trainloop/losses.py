@@ -37,6 +37,7 @@ class Loss:
         self.output_names = output_names
 
     def __call__(self, targets: Any, outputs: Any, sample_weight: Any = None) -> tf.Tensor:
+        """Returns the loss of some rows; raises ValueError where there is no target."""
         value = keras_hooks.compute_losses(self.spec, self.weights, self.output_names, targets, outputs, sample_weight)
         if value is None:
             raise ValueError(
@@ -50,7 +51,8 @@ class Metrics:
     """The metrics of a `Trainer`: one set of variables, which an evaluation inside training borrows and gives back.
 
     Args:
-      spec: What `Model.compile(weighted_metrics=...)` takes: names, functions or Metric objects, for one output or more.
+      spec: What `Model.compile(weighted_metrics=...)` takes: names, functions or Metric objects, for one output or
+        more.
       unweighted: What `Model.compile(metrics=...)` takes, for a model that was compiled with some: these get no
         sample weights.
       output_names: The model's names of its outputs, for dicts.
@@ -93,8 +95,10 @@ class Metrics:
             return
 
         def once(strategy: tf.distribute.Strategy, targets: Any, outputs: Any) -> None:
-            first = [tf.nest.map_structure(lambda leaf: strategy.experimental_local_results(leaf)[0], nest)
-                     for nest in (targets, outputs)]
+            first = [
+                tf.nest.map_structure(lambda leaf: strategy.experimental_local_results(leaf)[0], nest)
+                for nest in (targets, outputs)
+            ]
             keras_hooks.build_metrics(self._container, *first)
 
         replica.merge_call(once, args=(targets, outputs))
@@ -150,8 +154,8 @@ def _check_loss(item: Any) -> None:
     reduction = getattr(resolved, "reduction", "auto")
     if reduction not in ("auto", "sum_over_batch_size"):
         raise ValueError(
-            f"loss={type(resolved).__name__}(reduction={reduction!r}): a loss is the mean over what it saw, or batches, "
-            "replicas and microbatches of different size could not be weighed; leave reduction at its default"
+            f"loss={type(resolved).__name__}(reduction={reduction!r}): a loss is the mean over what it saw, or "
+            "batches, replicas and microbatches of different size could not be weighed; leave reduction at its default"
         )
 
 

@@ -59,7 +59,8 @@ def from_compute_loss(returned: Any, method: str) -> StepResult:
         result = StepResult(loss=returned[0], outputs=returned[1])
     elif isinstance(returned, (tuple, list, dict)):
         raise TypeError(
-            f"{method} returned a {type(returned).__name__}; it must return a scalar loss, (loss, outputs) or a StepResult"
+            f"{method} returned a {type(returned).__name__}; it must return a scalar loss, (loss, outputs) or a "
+            "StepResult"
         )
     else:
         result = StepResult(loss=returned)
@@ -97,8 +98,8 @@ def _scalar(value: Any, method: str, name: str) -> tf.Tensor:
         raise TypeError(f"{method} returned {name}={_describe(value)}; it must be a scalar tensor") from error
     if tensor.shape.rank not in (0, None):
         raise ValueError(
-            f"{method} returned {name} of shape {tuple(tensor.shape)}; it must be a scalar. Reduce it, for example with "
-            "tf.reduce_mean"
+            f"{method} returned {name} of shape {tuple(tensor.shape)}; it must be a scalar. Reduce it, for example "
+            "with tf.reduce_mean"
         )
     if not (tensor.dtype.is_floating or tensor.dtype.is_integer):
         raise TypeError(f"{method} returned {name} of dtype {tensor.dtype.name}; it must be a number")

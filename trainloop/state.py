@@ -20,9 +20,11 @@ class HostState(tf.train.experimental.PythonState):
         self._put = put
 
     def serialize(self) -> str:
+        """Returns the state as JSON."""
         return json.dumps(self._get(), sort_keys=True)
 
     def deserialize(self, string_value: Any) -> None:
+        """Puts back what `serialize` returned."""
         text = string_value.decode() if isinstance(string_value, bytes) else string_value
         self._put(json.loads(text))
 

@@ -58,16 +58,14 @@ class StepMethods:
         overridden = [name for name in ("compute_loss", "train_step") if self._overrides(name)]
         if self.loss is None and not overridden and self.optimizers:
             raise ValueError(
-                "loss=None, and neither compute_loss nor train_step is overridden, so there is nothing to minimise. Give "
-                "loss=..., or override compute_loss(self, batch, phase) in a subclass"
+                "loss=None, and neither compute_loss nor train_step is overridden, so there is nothing to minimise. "
+                "Give loss=..., or override compute_loss(self, batch, phase) in a subclass"
             )
         if self.microbatches > 1 and self._overrides("train_step"):
             raise ValueError(
                 f"microbatches={microbatches} slices the batch of the Trainer's own train_step, but "
                 f"{type(self).__name__} overrides train_step; override compute_loss instead, or slice in your own step"
             )
-
-    # ------------------------------------------------------------------------------------------------- to be overridden
 
     @_as_written
     def compute_loss(self, batch: Any, phase: Phase) -> Any:
@@ -113,15 +111,13 @@ class StepMethods:
 
     @_as_written
     def eval_step(self, batch: Any, phase: Phase) -> Any:
-        """Returns the `StepResult` (or a dict of scalars) of a batch in an evaluation; by default that of `compute_loss`."""
+        """Returns the `StepResult` (or a dict of scalars) of a batch in EVAL; by default that of `compute_loss`."""
         return self._loss_of(batch, phase)
 
     @_as_written
     def predict_step(self, batch: Any, phase: Phase) -> Any:
         """Returns the outputs (any nest of tensors, or `StepResult(outputs=)`) for a batch; by default the model's."""
         return call_user(phase.call, self._only_model("predict_step"), batches.unpack(batch)[0])
-
-    # ------------------------------------------------------------------------------------- for use in an own train_step
 
     @_as_written
     def gradients(
@@ -159,8 +155,6 @@ class StepMethods:
         """Returns the variables of a model that are trained as things stand."""
         return list(self.models[self._key(key, any_model=True)].trainable_variables)
 
-    # --------------------------------------------------------------------------------------------------------- the inside
-
     def _loss_of(self, batch: Any, phase: Phase) -> StepResult:
         result = results.from_compute_loss(call_user(self.compute_loss, batch, phase), "compute_loss")
         if not self.optimizers:
@@ -172,25 +166,24 @@ class StepMethods:
 
     def _forward_backward(self, batch: Any, phase: Phase) -> tuple[StepResult, Gradients]:
         """Returns the result of this replica's part of the batch, and its gradients, counted by the part's share."""
-        if self.jit_compile and steps.current().replicas > 1:
+        if self.jit_compile and steps.required().replicas > 1:
             # XLA cannot compile the exchange between replicas, so it gets what comes before. The function is made anew
             # for each replica, because each sees its own copy of the variables.
-            compiled = tf.function(
-                lambda batch: [(vars(result), found) for result, found in [self._accumulated(batch, phase)]][0],
-                autograph=False,
-                jit_compile=True,
-            )
-            fields, found = compiled(batch)
+            fields, found = tf.function(self._accumulated_fields, autograph=False, jit_compile=True)(batch, phase)
             result = StepResult(**fields)
         else:
             result, found = self._accumulated(batch, phase)
         return result, {key: self._shared(each, result.weight) for key, each in found.items()}
 
+    def _accumulated_fields(self, batch: Any, phase: Phase) -> tuple[dict[str, Any], Gradients]:
+        result, found = self._accumulated(batch, phase)
+        return vars(result), found
+
     def _accumulated(self, batch: Any, phase: Phase) -> tuple[StepResult, Gradients]:
         """Returns the weighted mean over the microbatches, one after the other so that memory is that of one."""
         if self.microbatches == 1:
             return self._one_tape(batch, phase)
-        here = steps.current().rows
+        here = steps.required().rows
         parts: list[StepResult] = []
         counts: list[tf.Tensor] = []
         weights: list[tf.Tensor] = []
@@ -233,7 +226,7 @@ class StepMethods:
         return gradient_sums.scale(found, share)
 
     def _summed_over_replicas(self, found: Gradients) -> Gradients:
-        if steps.current().replicas == 1:
+        if steps.required().replicas == 1:
             return found
         context = tf.distribute.get_replica_context()
 

@@ -53,6 +53,18 @@ def current() -> StepContext | None:
     return getattr(_local, "context", None)
 
 
+def required() -> StepContext:
+    """Returns the context of the step that is being traced or run in this thread.
+
+    Raises:
+      RuntimeError: Outside of a step.
+    """
+    context = current()
+    if context is None:
+        raise RuntimeError("called outside of a step; fit and evaluate call step methods, with a context of their own")
+    return context
+
+
 @contextlib.contextmanager
 def _within(context: StepContext) -> Iterator[None]:
     before, _local.context = current(), context

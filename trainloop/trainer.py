@@ -5,34 +5,29 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import tf_keras
-from absl import logging
 
 from trainloop import arguments, data, keras_hooks
 from trainloop.agenda import Agenda, Pace, RunLength
 from trainloop.callback import Callback
-from trainloop.callbacks import Checkpointing, NonFiniteLossError, StopOnNaN, WeightAveraging
-from trainloop.checkpoint import Checkpoints, Restored
-from trainloop.default_callbacks import with_defaults
-from trainloop.evaluator import Data, Evaluator
+from trainloop.callbacks import Checkpointing, NonFiniteLossError, StopOnNaN
+from trainloop.evaluator import Data
 from trainloop.interrupts import Interrupts
 from trainloop.losses import LossSpec, Metrics
 from trainloop.phase import Phase
 from trainloop.reporting import ReportWindow
 from trainloop.results import History
-from trainloop.state import HostState, State
+from trainloop.resumable import Resumable
 from trainloop.steps import Ran, SummingLoop
 from trainloop.triggers import AtEnd, Every, Moment, Trigger, counts_epochs
-from trainloop.workdir import Workdir
 
 _REPORT, _EVALUATE, _CALLBACKS = 0, 1, 2  # positions in a run's agenda
 
 
-class Trainer(Evaluator):
+class Trainer(Resumable):
     """Trains, evaluates and predicts, with the phase as an explicit value of every step.
 
     The loop of `fit`, in short:
@@ -120,23 +115,18 @@ class Trainer(Evaluator):
             microbatches=microbatches,
             jit_compile=jit_compile,
             report_gradient_norm=report_gradient_norm,
-        )
-        self.seed = arguments.check_seed(seed)
-        self.workdir = None if workdir is None else Workdir(workdir)
-        self.checkpoints = None if self.workdir is None else Checkpoints(self.workdir.checkpoints)
-        self.callbacks = with_defaults(
-            arguments.check_callbacks(callbacks), defaults=default_callbacks, has_workdir=workdir is not None
+            seed=seed,
+            workdir=workdir,
+            callbacks=callbacks,
+            default_callbacks=default_callbacks,
         )
         self.report_every = arguments.check_trigger(report_every, "report_every")
         self.run_eagerly = run_eagerly
         self.history = History()
         self.total_steps: int | None = None
         self.steps_per_epoch: int | None = None
-        self.fitting = False
-        self.state = State(self.model, self.optimizer, HostState(self._host_state, self._set_host_state))
         self._stream: data.Stream | None = None
-        self._stream_source: Any = None
-        self._restored: Restored | None = None
+        self._opened: tuple[Any, ...] = ()
         self._stop_reason: str | None = None
         self._logged: dict[str, Any] = {}
 
@@ -158,8 +148,8 @@ class Trainer(Evaluator):
             )
         if own := keras_hooks.own_step_methods(model):
             raise ValueError(
-                f"model={model.name!r}: {type(model).__name__} overrides {', '.join(own)}, which a Trainer does not call; "
-                "move that code into compute_loss or train_step of a Trainer subclass"
+                f"model={model.name!r}: {type(model).__name__} overrides {', '.join(own)}, which a Trainer does not "
+                "call; move that code into compute_loss or train_step of a Trainer subclass"
             )
         return cls(model, **keras_hooks.compiled_arguments(model) | options)
 
@@ -170,42 +160,6 @@ class Trainer(Evaluator):
     def log(self, values: Mapping[str, float]) -> None:
         """Adds values of your own to the next report."""
         self._logged |= values
-
-    def restore_or_initialize(self) -> int:
-        """Continues the run of the workdir from its newest checkpoint, or starts one where there is none.
-
-        Returns:
-          The step at which the run stands.
-        """
-        if self.checkpoints is None or not self.checkpoints.steps():
-            return self.step
-        return self.restore("latest")
-
-    def restore(self, which: Literal["latest", "best"] | int = "latest") -> int:
-        """Puts the state of a checkpoint back: weights, optimizers, metrics, callbacks, the position in the data.
-
-        Args:
-          which: `"latest"`, `"best"` (by the metric that `Checkpointing` monitors), or a step.
-
-        Returns:
-          The checkpoint's step.
-
-        Raises:
-          ValueError: If the Trainer has no workdir, or the checkpoint does not hold what it needs.
-          FileNotFoundError: If there is no such checkpoint.
-          RuntimeError: If called while `fit` is running.
-        """
-        if self.checkpoints is None:
-            raise ValueError("restore: workdir=None, so there are no checkpoints; give the Trainer a workdir=")
-        if self.fitting:
-            raise RuntimeError("restore was called while fit is running; call it before fit")
-        step = self.checkpoints.find(which)
-        with self.strategy.scope():
-            if all(map(keras_hooks.is_built, self.models.values())):
-                self._build_variables()
-            self._restored = self.checkpoints.restore(self.state.checkpoint, step)
-        self._stream = None
-        return step
 
     def fit(
         self,
@@ -221,8 +175,8 @@ class Trainer(Evaluator):
         """Trains until the run has reached a total of steps or epochs.
 
         The totals count from the start of the run: the same call continues a resumed run, and returns at once where the
-        total is reached. The position in the data belongs to the run too. On Ctrl-C or SIGTERM the chunk is finished and
-        a checkpoint is saved; then `KeyboardInterrupt` or `SystemExit(143)` is raised.
+        total is reached. The position in the data belongs to the run too. On Ctrl-C or SIGTERM the chunk is finished
+        and a checkpoint is saved; then `KeyboardInterrupt` or `SystemExit(143)` is raised.
 
         Args:
           train_data: What to train on: `trainloop.data.from_arrays(...)` or a `tf.data.Dataset` of batches.
@@ -259,6 +213,30 @@ class Trainer(Evaluator):
         interrupts.act()
         return self.history
 
+    def replay(self, to_step: int) -> None:
+        """Goes back to the newest checkpoint and makes the steps up to `to_step` again; nothing is reported or saved.
+
+        Args:
+          to_step: The step to end at.
+        """
+        if self.checkpoints is None or not self.checkpoints.steps():
+            raise ValueError(
+                "replay: there is no checkpoint to begin from; give the Trainer a workdir= with Checkpointing"
+            )
+        compiled, self._loops = self._loops, {}  # so that the steps are traced anew, under whatever watches them
+        try:
+            with self.strategy.scope():
+                self._restore(self.checkpoints.steps()[-1], self.checkpoints)
+                self._stream = None
+                stream = self._open(*self._opened, restart_data=False)
+                loop = self._loop(Phase.TRAIN, stream.iterator, may_end=stream.may_end)
+                while self.step < to_step:
+                    bounds = to_step - self.step, stream.steps_left(self.state.epoch_step)
+                    chunk = min(bound for bound in bounds if bound is not None)
+                    self._count_epoch(loop.run(stream.iterator, chunk, self.epoch), stream)
+        finally:
+            self._loops = compiled
+
     def _train(
         self,
         stream: data.Stream,
@@ -273,7 +251,12 @@ class Trainer(Evaluator):
             if self.state.epoch_step == 0 or (not stream.has_epochs and window.is_empty):
                 self.metrics.reset()
             step, loop, start = self.step, self._training_loop(stream), self.clock()
-            bounds = pace.steps, agenda.steps_until(step), total.steps_left(step), stream.steps_left(self.state.epoch_step)
+            bounds = (
+                pace.steps,
+                agenda.steps_until(step),
+                total.steps_left(step),
+                stream.steps_left(self.state.epoch_step),
+            )
             ran = loop.run(stream.iterator, min(bound for bound in bounds if bound is not None), self.epoch)
             seconds = self.clock() - start
             pace.observe(ran.steps, seconds)
@@ -321,8 +304,6 @@ class Trainer(Evaluator):
         for callback in self.callbacks:
             callback.on_report(self, metrics)
 
-    # ------------------------------------------------------------------------------------------------- before the loop
-
     def _check_can_fit(self) -> None:
         if self.fitting:
             raise RuntimeError("fit was called while fit is running; a hook may call evaluate and predict, but not fit")
@@ -330,42 +311,42 @@ class Trainer(Evaluator):
             raise ValueError("fit: optimizer=None; give the Trainer an optimizer")
         if self.checkpoints is not None and self._restored is None and self.step == 0 and self.checkpoints.steps():
             raise RuntimeError(
-                f"fit: workdir={str(self.workdir)!r} holds checkpoints up to step {self.checkpoints.steps()[-1]}, which "
-                "were not restored. Call trainer.restore_or_initialize() before fit to continue that run, or give another "
-                "workdir="
+                f"fit: workdir={str(self.workdir)!r} holds checkpoints up to step {self.checkpoints.steps()[-1]} "
+                "that were not restored. Call trainer.restore_or_initialize() before fit to continue that run, or give "
+                "another workdir="
             )
 
-    def _open(
-        self, source: Data, total: RunLength, steps_per_epoch: int | None, restart_data: bool
-    ) -> data.Stream:
+    def _open(self, source: Data, total: RunLength, steps_per_epoch: int | None, restart_data: bool) -> data.Stream:
         """Returns the training data at the position where the run stands."""
-        if source is self._stream_source and self._stream is not None and not restart_data:
-            stream = self._stream
-        else:
+        if self._stream is None or source is not self._opened[0] or restart_data:
             needed = total.steps_left(self.step)
             stream = data.training_stream(source, self.seed, steps_per_epoch=steps_per_epoch, steps_needed=needed)
-            restored_here = self._restored is not None and self._restored.step == self.step
-            if restart_data:
+            if restart_data or not self._goes_on(stream):
                 self.state.epoch_start.assign(self.state.step)
-            elif stream.saved_iterator is not None and restored_here:
-                self._restored.restore_iterator(stream.saved_iterator)
-            elif isinstance(stream, data.DatasetStream) and self.state.epoch_step:
-                # Another dataset, or one whose position could not be saved: its epoch begins anew.
-                self.state.epoch_start.assign(self.state.step)
-            if isinstance(stream, data.DatasetStream) and stream.saved_iterator is None and self.workdir is not None:
+            if not stream.can_resume and self.workdir is not None:
                 warnings.warn(
-                    "train_data= cannot save its position (it holds a generator, Python code or unseeded random ops): a "
-                    "resumed run will begin the epoch under way again. trainloop.data.from_arrays has no such limit.",
+                    "train_data= cannot save its position (it holds a generator, Python code or unseeded random ops): "
+                    "a resumed run will begin the epoch under way again. trainloop.data.from_arrays has no such limit.",
                     stacklevel=3,
                 )
+        else:
+            stream = self._stream
         stream.seek(self.epoch, self.state.epoch_step)
-        self._stream, self._stream_source = stream, source
-        self.steps_per_epoch = stream.steps_per_epoch
-        self.total_steps = total.steps
+        self._stream, self._opened = stream, (source, total, steps_per_epoch)
+        self.steps_per_epoch, self.total_steps = stream.steps_per_epoch, total.steps
         if total.epochs is not None and stream.steps_per_epoch is not None:
             epochs_left = total.epochs - self.epoch
             self.total_steps = int(self.state.epoch_start) + epochs_left * stream.steps_per_epoch
         return stream
+
+    def _goes_on(self, stream: data.Stream) -> bool:
+        """Returns whether newly opened data can be put where the run stands; a saved iterator is put there."""
+        if isinstance(stream, data.ArrayStream) or (self.state.epoch_step == 0 and self._restored is None):
+            return True
+        if stream.saved_iterator is None or self._restored is None or self._restored.step != self.step:
+            return False
+        self._restored.restore_iterator(stream.saved_iterator)
+        return True
 
     def _triggers(
         self, stream: data.Stream, total: RunLength, sets: Mapping[str, Data], eval_every: Trigger | None
@@ -374,13 +355,16 @@ class Trainer(Evaluator):
         each_epoch = Every(epochs=1)
         report = self.report_every or (each_epoch if stream.has_epochs else Every(steps=100))
         if sets and eval_every is None:
-            eval_every = each_epoch if total.epochs is not None else each_epoch | AtEnd() if stream.has_epochs else AtEnd()
+            eval_every = (
+                each_epoch if total.epochs is not None else each_epoch | AtEnd() if stream.has_epochs else AtEnd()
+            )
         named = {"report_every": report, "fit: eval_every": eval_every}
         named |= {f"trigger of {type(callback).__name__}": callback.trigger for callback in self.callbacks}
         for name, trigger in named.items():
             if trigger is not None and counts_epochs(trigger) and not stream.has_epochs:
                 raise ValueError(
-                    f"{name}={trigger} counts epochs, but train_data= has none; say how long one is with steps_per_epoch="
+                    f"{name}={trigger} counts epochs, but train_data= has none; say how long one is with "
+                    "steps_per_epoch="
                 )
         return [report, eval_every, *(callback.trigger for callback in self.callbacks)]
 
@@ -395,7 +379,7 @@ class Trainer(Evaluator):
             self.workdir.cut_jsonl(self.workdir.phases, self._restored.step)
 
     def _build_models(self, stream: data.Stream) -> None:
-        """Traces the step once for nothing but the variables that it makes, where a model has not made all of its own."""
+        """Traces the step for nothing but the variables that it makes, where a model has not made all of its own."""
         if all(map(keras_hooks.is_built, self.models.values())):
             return
         whole_step = self._overrides("train_step")
@@ -417,12 +401,6 @@ class Trainer(Evaluator):
         finally:
             self._building = False
 
-    def _build_variables(self) -> None:
-        self._build_optimizers()
-        if (averaging := self._averaging()) is not None:
-            averaging.build([v for key in self.optimizers for v in keras_hooks.trainable_candidates(self.models[key])])
-            self.state.checkpoint.averages = averaging.tracked
-
     def _training_loop(self, stream: data.Stream) -> SummingLoop:
         averaging = self._averaging()
         try:
@@ -437,11 +415,6 @@ class Trainer(Evaluator):
             error.add_note(f"while tracing a step for batches of train_data=: {stream.iterator.element_spec}")
             raise
 
-    def _averaging(self) -> WeightAveraging | None:
-        return next((callback for callback in self.callbacks if isinstance(callback, WeightAveraging)), None)
-
-    # ----------------------------------------------------------------------------------------------------- in the loop
-
     def _check_ran(self, ran: Ran, stream: data.Stream) -> None:
         if not ran.finite:
             stop = next(callback for callback in self.callbacks if isinstance(callback, StopOnNaN))
@@ -452,8 +425,8 @@ class Trainer(Evaluator):
             raise ValueError("fit: train_data= is empty: it has no batch")
         if not stream.restarts:
             raise ValueError(
-                f"fit: train_data= is exhausted at step {self.step}, before the total was reached; repeat() the dataset, "
-                "or give epochs= without steps_per_epoch= to have it iterated again"
+                f"fit: train_data= is exhausted at step {self.step}, before the total was reached; repeat() the "
+                "dataset, or give epochs= without steps_per_epoch= to have it iterated again"
             )
 
     def _count_epoch(self, ran: Ran, stream: data.Stream) -> bool:
@@ -493,25 +466,3 @@ class Trainer(Evaluator):
         finally:
             for callback in self.callbacks:
                 callback.on_fit_end(self)
-
-    # ------------------------------------------------------------------------------------------ state that lives in Python
-
-    def _host_state(self) -> dict[str, Any]:
-        return {"seed": self.seed, "callbacks": {key: c.get_state() for key, c in self._named_callbacks().items()}}
-
-    def _set_host_state(self, state: dict[str, Any]) -> None:
-        self.seed = state["seed"]
-        for key, callback in self._named_callbacks().items():
-            if key in state["callbacks"]:
-                callback.set_state(state["callbacks"][key])
-            elif callback.get_state():
-                logging.info("%s was not there when the checkpoint was saved; it starts fresh", key)
-
-    def _named_callbacks(self) -> dict[str, Callback]:
-        seen: Counter[str] = Counter()
-        named = {}
-        for callback in self.callbacks:
-            kind = type(callback).__name__
-            seen[kind] += 1
-            named[kind if seen[kind] == 1 else f"{kind}_{seen[kind]}"] = callback
-        return named

@@ -78,7 +78,7 @@ class Every(Trigger):
         given = _only(self, "Every", ("steps", "epochs", "seconds"))
         value = getattr(self, given)
         whole = isinstance(value, int) and not isinstance(value, bool)
-        if not (whole or given == "seconds" and isinstance(value, float) and math.isfinite(value)) or value <= 0:
+        if not (whole or (given == "seconds" and isinstance(value, float) and math.isfinite(value))) or value <= 0:
             raise ValueError(f"Every({given}={value!r}): {given} must be a positive {_kind(given)}")
 
     def __repr__(self) -> str:

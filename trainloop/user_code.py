@@ -8,7 +8,6 @@ from typing import Any
 
 import tensorflow as tf
 
-
 # The state of AutoGraph outside of any function, in which it converts whatever it is given.
 _CONVERTING = tf.__internal__.autograph.control_status_ctx()
 

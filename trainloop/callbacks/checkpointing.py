@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from trainloop.trainer import Trainer
 
 _EVERY_TEN_MINUTES = Every(seconds=600) | AtEnd()
-_EVAL_LOSS = Monitor("eval/loss", "min", "Checkpointing")
+_EVAL_LOSS = "eval/loss"
 
 
 class Checkpointing(Callback):
@@ -52,20 +52,18 @@ class Checkpointing(Callback):
             )
         self.trigger = arguments.check_trigger(trigger, "Checkpointing: trigger")
         self.keep = arguments.check_positive(keep, "Checkpointing: keep")
-        self.monitor = None if monitor is None else Monitor(monitor, mode, "Checkpointing")
+        self.monitor = Monitor(_EVAL_LOSS if monitor is None else monitor, mode, "Checkpointing")
+        self._is_asked_for = monitor is not None
 
     def on_trigger(self, trainer: Trainer) -> None:
         assert trainer.checkpoints is not None  # the Trainer takes no Checkpointing without a workdir
-        monitor = self.monitor
-        if monitor is None and _EVAL_LOSS.name in trainer.latest_metrics:
-            monitor = _EVAL_LOSS
-        if monitor is not None:
-            monitor.check_known(trainer.latest_metrics)
         trainer.checkpoints.save(
             trainer.state.checkpoint,
             step=trainer.step,
             metrics=trainer.latest_metrics,
             keep=self.keep,
-            monitor=None if monitor is None else monitor.name,
-            mode="min" if monitor is None else monitor.mode,
+            monitor=self.monitor.name,
+            mode=self.monitor.mode,
         )
+        if self._is_asked_for:  # only now, so that a misspelt name costs nothing that was computed
+            self.monitor.check_known(trainer.latest_metrics)

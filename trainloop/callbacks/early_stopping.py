@@ -11,7 +11,7 @@ from trainloop import arguments
 from trainloop.callback import Callback
 from trainloop.monitor import Mode, Monitor
 from trainloop.phase import Phase
-from trainloop.triggers import AtEnd, Every
+from trainloop.triggers import Every
 
 if TYPE_CHECKING:
     from trainloop.trainer import Trainer
@@ -42,8 +42,8 @@ class EarlyStopping(Callback):
       >>> stop = EarlyStopping("eval/accuracy", patience=5, mode="max")
     """
 
-    # Between the evaluation of a step and its next one: the first moment at which all names of an evaluation are known.
-    trigger = Every(seconds=1e-6) | AtEnd()
+    # After every chunk, and so between an evaluation and the next step: there the names it has reported are known.
+    trigger = Every(seconds=1e-6)
 
     def __init__(self, monitor: str = "eval/loss", *, patience: int, mode: Mode | None = None, min_delta: float = 0.0):
         self.monitor = Monitor(monitor, mode, "EarlyStopping")
@@ -72,7 +72,8 @@ class EarlyStopping(Callback):
             self._see(trainer, metrics)
 
     def on_trigger(self, trainer: Trainer) -> None:
-        self.monitor.check_known(trainer.latest_metrics)
+        if trainer.step != trainer.total_steps:  # at the end there is nothing left to stop, but a checkpoint to save
+            self.monitor.check_known(trainer.latest_metrics)
 
     def on_exception(self, trainer: Trainer, error: BaseException) -> None:
         self._failed = True
@@ -80,8 +81,8 @@ class EarlyStopping(Callback):
     def on_fit_end(self, trainer: Trainer) -> None:
         if not self._failed and self.monitor.name not in trainer.latest_metrics:
             warnings.warn(
-                f"EarlyStopping: monitor={self.monitor.name!r} never had a value, so nothing could stop this fit; give it "
-                "an eval_data=, and an eval_every= that comes before its end",
+                f"EarlyStopping: monitor={self.monitor.name!r} never had a value, so nothing could stop this fit; give "
+                "it an eval_data=, and an eval_every= that comes before its end",
                 stacklevel=2,
             )
 

@@ -177,8 +177,8 @@ class KerasCallback(Callback):
             given = "no model=" if self._key is None else f"model={self._key!r}"
             keys, name = ", ".join(map(repr, trainer.models)), type(self.callback).__name__
             raise ValueError(
-                f"KerasCallback has {given}, but the Trainer has the models {keys}, and a Keras callback knows one: write "
-                f"KerasCallback({name}(...), model=...) with one of them"
+                f"KerasCallback has {given}, but the Trainer has the models {keys}, and a Keras callback knows one: "
+                f"write KerasCallback({name}(...), model=...) with one of them"
             )
         return trainer.models[self._key], trainer.optimizers.get(self._key)
 

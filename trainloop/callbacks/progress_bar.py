@@ -67,7 +67,9 @@ class ProgressBar(Callback):
         self._open.enter_context(_output_above(bar))
 
     def on_fit_end(self, trainer: Trainer) -> None:
-        self._move(trainer)
+        if self._bar is not None:
+            self._move(trainer)
+            self._bar.bar_format = str(self._bar.bar_format).replace("{remaining} left", "{elapsed}")
         self._open.close()
         self._bar = self._lines = None
 
@@ -94,7 +96,8 @@ class ProgressBar(Callback):
 
     def _show(self, trainer: Trainer, metrics: Mapping[str, Any]) -> None:
         if self._bar is not None:
-            self._newest |= metrics
+            # The learning rate is left out: a line has room for it, and the bar's end is cut off in a narrow terminal.
+            self._newest |= {name: v for name, v in metrics.items() if not name.startswith("learning_rate")}
             self._bar.set_postfix_str(", ".join(_spelled(self._newest)), refresh=False)
             self._move(trainer)
         elif self._lines is not None:
@@ -109,13 +112,13 @@ def _position(trainer: Trainer) -> str:
 
 
 def _epoch(trainer: Trainer) -> str:
-    """Returns `"epoch 3/10 "`, counted from 1; nothing where the data has no epochs."""
+    """Returns `"epoch 3/10 "`, the epoch of the newest step, counted from 1; nothing where the data has no epochs."""
+    number = trainer.epoch + (trainer.state.epoch_step > 0 or trainer.step == 0)
     if trainer.steps_per_epoch is None:
-        return f"epoch {trainer.epoch + 1} " if trainer.epoch else ""
+        return f"epoch {number} " if trainer.epoch else ""
     if trainer.total_steps is None:
-        return f"epoch {trainer.epoch + 1} "
-    epochs = math.ceil(trainer.total_steps / trainer.steps_per_epoch)
-    return f"epoch {min(trainer.epoch + 1, epochs)}/{epochs} "
+        return f"epoch {number} "
+    return f"epoch {number}/{math.ceil(trainer.total_steps / trainer.steps_per_epoch)} "
 
 
 def _spelled(metrics: Mapping[str, Any]) -> list[str]:
@@ -128,7 +131,7 @@ def _speed(trainer: Trainer, metrics: Mapping[str, Any]) -> list[str]:
     rate = metrics.get("steps_per_second")
     if not rate:
         return []
-    speed = f"{rate:.3g} steps/s"
+    speed = f"{rate:.0f} steps/s" if rate >= 100 else f"{rate:.3g} steps/s"
     if trainer.total_steps is None:
         return [speed]
     return [speed, f"{tqdm.tqdm.format_interval((trainer.total_steps - trainer.step) / rate)} left"]
@@ -149,7 +152,8 @@ def _output_above(bar: _Bar) -> Iterator[None]:
         yield
     finally:
         for old, new in zip(before, above, strict=True):
-            new.flush()
+            if isinstance(new, _AboveBar):
+                new.end_line()
             for handler in handlers:
                 if handler.stream is new:
                     handler.setStream(old)
@@ -175,6 +179,7 @@ class _AboveBar(io.TextIOBase):
         self._stream = stream
         self._bar = bar
         self._rest = ""
+        self._is_within_line = False
 
     def write(self, text: str) -> int:
         lines, newline, self._rest = (self._rest + text).rpartition("\n")
@@ -184,9 +189,14 @@ class _AboveBar(io.TextIOBase):
 
     def flush(self) -> None:
         if self._rest:  # a prompt, which must be seen before its line is whole
-            self._put(self._rest, whole=False)
+            self._put(self._rest)
             self._rest = ""
         self._stream.flush()
+
+    def end_line(self) -> None:
+        """Ends the line that is still open."""
+        if self._rest or self._is_within_line:
+            self.write("\n")
 
     def isatty(self) -> bool:
         return self._stream.isatty()
@@ -198,10 +208,12 @@ class _AboveBar(io.TextIOBase):
     def encoding(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self._stream.encoding
 
-    def _put(self, text: str, *, whole: bool = True) -> None:
+    def _put(self, text: str) -> None:
         with self._bar.get_lock():
-            self._bar.clear(nolock=True)
+            if not self._is_within_line:  # else the bar has already made place
+                self._bar.clear(nolock=True)
             self._stream.write(text)
             self._stream.flush()
-            if whole:
+            self._is_within_line = not text.endswith("\n")
+            if not self._is_within_line:
                 self._bar.refresh(nolock=True)

@@ -18,7 +18,10 @@ from trainloop.callback import Callback
 if TYPE_CHECKING:
     from trainloop.trainer import Trainer
 
-_LIBRARIES = [*(pathlib.Path(str(module.__file__)).parent for module in (tf, tf_keras)), pathlib.Path(__file__).parents[1]]
+Frame = tuple[str, int, str]  # file, line, function
+
+_OWN = pathlib.Path(__file__).parents[1]
+_LIBRARIES = tuple(pathlib.Path(str(module.__file__)).parent for module in (tf, tf_keras))
 _UNLIMITED = 10_000
 
 
@@ -68,16 +71,21 @@ class StopOnNaN(Callback):
                 f"{headline}. There is no checkpoint to look for its origin from: give the Trainer a workdir=, with a "
                 "Checkpointing trigger that comes before this step, and run again"
             )
-        since = f"Run again from the checkpoint of step {checkpoints[-1]}"
+        again = f"Run again from the checkpoint of step {checkpoints[-1]} with every tensor checked"
         try:
             with _every_tensor_checked():
                 trainer.replay(step)
         except tf.errors.InvalidArgumentError as error:
             if "Detected Infinity or NaN" not in error.message:
                 raise
-            where = f"the first tensor that is not finite comes in step {trainer.step + 1}"
-            return f"{headline}. {since}, {where}:\n{_describe(error)}"
-        return f"{headline}. {since}, every tensor was finite: this run cannot be repeated to the bit"
+            if "RestoreV2" in error.message:
+                return (
+                    f"{headline}. The checkpoint of step {checkpoints[-1]} already holds a number that is not finite: "
+                    "it arose in the backward pass or the update of an earlier step. Move that checkpoint away and run "
+                    "again, or save more often, to have that step found"
+                )
+            return f"{headline}. {again}, the first one that is not finite is\n{_describe(error)}"
+        return f"{headline}. {again}, all are finite: this run does not repeat to the bit, so its origin stays unknown"
 
 
 @contextlib.contextmanager
@@ -90,25 +98,38 @@ def _every_tensor_checked() -> Iterator[None]:
 
 
 def _describe(error: tf.errors.InvalidArgumentError) -> str:
-    """Reads what check_numerics wrote: an op, its output's dtype and shape, and how a graph's op came into being."""
+    """Reads what check_numerics wrote: an op, its output's dtype and shape, and how the op came into being."""
     text = error.message
-    output, op = re.search(r'output (\d+) of (?:graph|eagerly-executing) op "([^"]+)"', text).groups()
-    dtype = re.search(r"dtype: <dtype: '(\w+)'>", text)
-    shape = re.search(r"shape: (\(.*\))", text)
-    node = re.search(r"Detected at node (?:\S*?while/)?(\S+)/CheckNumericsV2", text)
-    name = f" ({node[1]})" if node else ""
-    lines = [f"  output {output} of {op}{name}, {dtype[1] if dtype else '?'} of shape {shape[1] if shape else '?'}"]
+    op = _found(r'output \d+ of (?:graph|eagerly-executing) op "([^"]+)"', text)
+    node = _found(r"Detected at node (?:\S*?while/)?(\S+)/CheckNumericsV2", text)
+    name = f"{op} ({node})" if node else op
+    way = " in the backward pass" if node.startswith("gradient_tape/") else ""
+    dtype, shape = _found(r"dtype: <dtype: '(\w+)'>", text), _found(r"shape: (\(.*\))", text)
+    described = f"  the output of {name}{way}, {dtype} of shape {shape}"
     made = re.findall(r"^ *\+ (.+) \(L(\d+)\) (.+)$", text, re.MULTILINE)
     frames = [(file, int(line), function) for file, line, function in made]
-    if not frames:  # eager ops have no creation of their own: they were made where they were run
+    if not frames:  # an eager op was made where it was run
         frames = [(f.filename, f.lineno or 0, f.name) for f in traceback.extract_tb(error.__traceback__)]
-    if frames:
-        file, line, function = _innermost_of_user(frames)
-        lines.append(f'  File "{file}", line {line}, in {function}\n    {linecache.getline(file, line).strip()}')
-    return "\n".join(lines)
+    line = _line_of_user(frames)
+    return f"{described}\n{line}" if line else described
 
 
-def _innermost_of_user(frames: Sequence[tuple[str, int, str]]) -> tuple[str, int, str]:
-    """Returns the innermost frame outside of the libraries, or the innermost one where all are inside."""
-    own = [f for f in frames if not any(pathlib.Path(f[0]).is_relative_to(library) for library in _LIBRARIES)]
-    return (own or frames)[-1]
+def _found(pattern: str, text: str) -> str:
+    match = re.search(pattern, text)
+    return match[1] if match else ""
+
+
+def _line_of_user(frames: Sequence[Frame]) -> str:
+    """Returns the innermost line of user code in a step; none where the step is wholly ours or TensorFlow's own."""
+    first = next(
+        (number for number, frame in enumerate(frames) if _is_in(frame, [_OWN])), 0
+    )  # before it: who called fit
+    users = [frame for frame in frames[first:] if not _is_in(frame, [_OWN, *_LIBRARIES])]
+    if not users:
+        return ""
+    file, line, function = users[-1]
+    return f'  File "{file}", line {line}, in {function}\n    {linecache.getline(file, line).strip()}'
+
+
+def _is_in(frame: Frame, directories: Sequence[pathlib.Path]) -> bool:
+    return any(pathlib.Path(frame[0]).is_relative_to(directory) for directory in directories)

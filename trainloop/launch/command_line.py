@@ -17,7 +17,7 @@ from trainloop.launch.config_file import ConfigFileParser, UserCodeError, why_ke
 STRATEGIES = ("none", "mirrored")
 REFUSED = 2  # The exit status of a program that found its command line wrong.
 
-_COLUMN = 30
+_COLUMN = 34
 
 
 def define(read_only: bool) -> None:
@@ -103,8 +103,9 @@ def _without_noise(error: Exception) -> str:
 
 
 def _help(program: str) -> str:
-    command = f"python {os.path.relpath(program)}"
-    lines = [sys.modules["__main__"].__doc__ or "", "", f"usage: {command} --config=FILE --workdir=DIR [flags]"]
+    command = f"{sys.orig_argv[0]} {os.path.relpath(program)}"
+    needed = "--workdir=DIR" if "checkpoint" in flags.FLAGS else "--config=FILE --workdir=DIR"
+    lines = [sys.modules["__main__"].__doc__ or "", "", f"usage: {command} {needed} [flags]"]
     lines += ["", "what to run, and where", *_entries("config")]
     lines += _entry("config.KEY=VALUE", "override one key of the config, as in --config.learning_rate=3e-4")
     lines += _entries("workdir", "checkpoint", "steps", "strategy")

@@ -34,6 +34,6 @@ def save_predictions(path: str | os.PathLike[str], outputs: Any) -> str:
         arrays = {"outputs": np.asarray(outputs)}
     pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
     with open(path, "wb") as file:  # A name would get ".npz" appended.
-        np.savez(file, **arrays)
+        np.savez(file, allow_pickle=False, **arrays)
     shown = [f"{name} {array.dtype} {list(array.shape)}" for name, array in arrays.items()]
     return ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")

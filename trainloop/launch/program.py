@@ -7,9 +7,10 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from logging import INFO, LogRecord
 from typing import Any, NoReturn
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_dict
 
 from trainloop.launch import command_line, config_record
@@ -122,6 +123,8 @@ def _place(workdir: Workdir | None, config: config_dict.ConfigDict, read_only: b
 @contextlib.contextmanager
 def _prepared(config: config_dict.ConfigDict) -> Iterator[None]:
     """TensorFlow imported, its precision and seeds set, and the strategy's scope entered."""
+    if not flags.FLAGS.verbose_tf:
+        logging.get_absl_logger().addFilter(_is_worth_telling)
     with contextlib.nullcontext() if flags.FLAGS.verbose_tf else _quiet_start():
         import tensorflow as tf
         import tf_keras
@@ -156,6 +159,10 @@ def _quiet_start() -> Iterator[None]:
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
+
+
+def _is_worth_telling(record: LogRecord) -> bool:
+    return record.levelno > INFO or "/tensorflow/" not in record.pathname
 
 
 def _say_stopped() -> None:

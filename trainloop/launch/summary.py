@@ -63,7 +63,7 @@ def command_with(**values: Any) -> str:
         if not skip and word.partition("=")[0] not in replaced:
             words.append(word)
         skip = not skip and word in replaced
-    return shlex.join(["python", *words, *(f"--{name}={value}" for name, value in values.items())])
+    return shlex.join([sys.orig_argv[0], *words, *(f"--{name}={value}" for name, value in values.items())])
 
 
 def _number(value: float | None) -> str:

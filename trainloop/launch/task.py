@@ -167,5 +167,6 @@ def _rehearsal(task: Task) -> Task:
 def _first_batches(data: Any) -> Any:
     if isinstance(data, Mapping):
         return {name: _first_batches(one) for name, one in data.items()}
-    dataset = data.once() if hasattr(data, "once") else data  # `from_arrays` data, or a tf.data.Dataset.
-    return None if data is None else dataset.take(REHEARSAL_STEPS)
+    if data is None:
+        return None
+    return getattr(data, "once", data).take(REHEARSAL_STEPS)  # Of `from_arrays` data, or of a tf.data.Dataset.

@@ -1,4 +1,4 @@
-"""Handwritten digits: 1,797 grey images of 8x8 pixels that scikit-learn carries inside its package (UCI, Alpaydin 1998)."""
+"""Handwritten digits: 1,797 grey images of 8x8 pixels that come with scikit-learn (UCI, Alpaydin 1998)."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def load() -> Digits:
     images = (bunch.images / 16).astype(np.float32)[..., np.newaxis]
     labels = bunch.target.astype(np.int32)
 
-    def split(images: np.ndarray, labels: np.ndarray, rows: int) -> list[np.ndarray]:
+    def split(images: np.ndarray, labels: np.ndarray, rows: int) -> list[Any]:
         return model_selection.train_test_split(
             images, labels, test_size=rows, stratify=labels, random_state=_SPLIT_SEED
         )
@@ -189,6 +189,7 @@ def _task(
     train_data = data.from_arrays(digits.train, batch_size=batch_size, augment_fn=augment)
     run_length = {"epochs": epochs} if steps is None else {"steps": steps}
     total = epochs * train_data.steps_per_epoch if steps is None else steps
+    best = Checkpointing(Every(epochs=5) | AtEnd(), monitor="eval/accuracy", mode="max")
     trainer = Trainer(
         model,
         tf_keras.optimizers.Adam(tf_keras.optimizers.schedules.CosineDecay(learning_rate, total)),
@@ -196,7 +197,7 @@ def _task(
         metrics=[tf_keras.metrics.SparseCategoricalAccuracy("accuracy")],
         seed=seed,
         workdir=workdir,
-        callbacks=[Checkpointing(trigger=Every(epochs=5) | AtEnd(), monitor="eval/accuracy", mode="max")],
+        callbacks=[] if workdir is None else [best],
     )
     return Task(
         trainer=trainer,

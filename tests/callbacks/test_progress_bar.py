@@ -1,0 +1,247 @@
+"""`ProgressBar`: a bar in a terminal, lines anywhere else, and output that stays clean beside it."""
+
+import io
+import logging
+import sys
+import warnings
+
+import pytest
+
+from trainloop import Callback, Every, Inference, Phase, ProgressBar
+
+NUMBER = r"-?\d[\d.e+-]*"
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal, and can tell what stands on its screen."""
+
+    def isatty(self) -> bool:
+        return True
+
+    def screen(self) -> list[str]:
+        lines = []
+        for line in self.getvalue().split("\n"):
+            shown = ""
+            for text in line.split("\r"):  # a carriage return writes over what stands there
+                shown = text + shown[len(text) :]
+            lines.append(shown.rstrip())
+        return lines
+
+
+@pytest.fixture
+def open_terminal(monkeypatch):
+    """Returns a function that puts one terminal, 200 columns wide, in place of standard output and standard error.
+
+    It is called within the test: pytest sets both streams once more between the fixtures and the test.
+    """
+
+    def open_it() -> Terminal:
+        stream = Terminal()
+        monkeypatch.setattr(sys, "stdout", stream)
+        monkeypatch.setattr(sys, "stderr", stream)
+        monkeypatch.setenv("COLUMNS", "200")
+        monkeypatch.setenv("LINES", "50")
+        return stream
+
+    return open_it
+
+
+@pytest.fixture
+def open_log_file(monkeypatch):
+    """Returns a function that puts a file in place of standard error."""
+
+    def open_it() -> io.StringIO:
+        stream = io.StringIO()
+        monkeypatch.setattr(sys, "stderr", stream)
+        return stream
+
+    return open_it
+
+
+class At(Callback):
+    """Calls a function at given steps."""
+
+    def __init__(self, function, steps):
+        self.function, self.steps = function, steps
+        self.trigger = Every(steps=1)
+
+    def on_trigger(self, trainer):
+        if trainer.step in self.steps:
+            self.function()
+
+
+def test_a_bar_with_steps_epoch_rate_time_and_metrics(make_trainer, pairs, open_terminal):
+    terminal = open_terminal()
+    make_trainer(ProgressBar()).fit(pairs, epochs=3, eval_data={"test": pairs})
+    (bar,) = filter(None, terminal.screen())
+    assert bar.startswith("epoch 3/3 100%|█")
+    assert "| 12/12 [00:0" in bar
+    assert " steps/s, loss 0." in bar
+    assert ", eval/test/loss 0." in bar
+    assert "per_second" not in bar
+    assert terminal.getvalue().endswith("\n")
+
+
+def test_the_bar_moves_with_the_trigger(fake_trainer, open_terminal):
+    terminal = open_terminal()
+    bar = ProgressBar()
+    assert bar.trigger == Every(seconds=0.1)
+    trainer = fake_trainer(total_steps=1000, steps_per_epoch=100, step=250, epoch=2)
+    trainer.state.epoch_step = 50
+    bar.on_fit_begin(trainer)
+    trainer.step, trainer.epoch, trainer.state.epoch_step = 330, 3, 30
+    bar.on_trigger(trainer)
+    shown = terminal.screen()[-1]
+    bar.on_fit_end(trainer)
+    assert shown.startswith("epoch 4/10  33%|")
+    assert "| 330/1000 [" in shown
+    assert " left, " in shown
+
+
+@pytest.mark.parametrize(
+    ("step", "epoch", "epoch_step", "shown"), [(0, 0, 0, "epoch 1/5"), (1, 0, 1, "epoch 1/5"), (4, 1, 0, "epoch 1/5")]
+)
+def test_the_epoch_is_that_of_the_newest_step(fake_trainer, open_log_file, step, epoch, epoch_step, shown):
+    log_file = open_log_file()
+    trainer = fake_trainer(step=step, epoch=epoch, total_steps=20, steps_per_epoch=4)
+    trainer.state.epoch_step = epoch_step
+    bar = ProgressBar()
+    bar.on_fit_begin(trainer)
+    bar.on_report(trainer, {"loss": 1.0})
+    assert shown in log_file.getvalue()
+
+
+def test_a_run_without_a_known_end(fake_trainer, open_terminal):
+    terminal = open_terminal()
+    bar, trainer = ProgressBar(), fake_trainer()
+    bar.on_fit_begin(trainer)
+    trainer.step = 40
+    bar.on_report(trainer, {"loss": 0.25})
+    shown = terminal.screen()[-1]
+    bar.on_fit_end(trainer)
+    assert shown.startswith("40 steps [")
+    assert shown.endswith(", loss 0.25]")
+    assert "epoch" not in shown
+    assert "%" not in shown
+
+
+def test_says_which_phase_it_waits_for(fake_trainer, open_terminal):
+    terminal = open_terminal()
+    bar, trainer = ProgressBar(), fake_trainer(total_steps=10)
+    bar.on_fit_begin(trainer)
+    bar.on_phase_begin(trainer, Phase.TRAIN)
+    before = terminal.screen()[-1]
+    bar.on_phase_begin(trainer, Phase.EVAL)
+    inside = terminal.screen()[-1]
+    bar.on_phase_end(trainer, Phase.EVAL, {"eval/loss": 0.5})
+    after = terminal.screen()[-1]
+    bar.on_fit_end(trainer)
+    assert ["(eval)" in shown for shown in (before, inside, after)] == [False, True, False]
+    assert "eval/loss 0.5" in after
+
+
+def test_output_appears_above_the_bar(make_trainer, pairs, open_terminal):
+    terminal = open_terminal()
+    handler = logging.StreamHandler(terminal)
+    logger = logging.getLogger("test_progress_bar")
+    logger.addHandler(handler)
+
+    def talk():
+        print("one line")
+        print("two", "lines", sep="\n")
+        logger.warning("a logged line")
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.showwarning("a warning", UserWarning, "somewhere.py", 1, line="")
+
+    try:
+        make_trainer(At(talk, steps=[3]), ProgressBar()).fit(pairs, epochs=2, eval_data=pairs)
+    finally:
+        logger.removeHandler(handler)
+    *above, bar = filter(None, terminal.screen())
+    assert above == ["one line", "two", "lines", "a logged line", "somewhere.py:1: UserWarning: a warning"]
+    assert bar.startswith("epoch 2/2 100%|")
+    assert handler.stream is terminal
+
+
+def test_an_open_line_is_shown_when_flushed_and_goes_on(make_trainer, pairs, open_terminal):
+    terminal = open_terminal()
+
+    def ask():
+        print("name? ", end="", flush=True)
+        assert terminal.screen()[-1] == "name?"
+        print("Ada")
+        print("the end", end="")
+
+    make_trainer(At(ask, steps=[2]), ProgressBar()).fit(pairs, steps=4)
+    *above, bar = filter(None, terminal.screen())
+    assert above == ["name? Ada", "the end"]
+    assert "| 4/4 [" in bar
+
+
+def test_only_the_terminal_is_written_above(monkeypatch, make_trainer, pairs, open_terminal):
+    terminal = open_terminal()
+    piped = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", piped)
+    make_trainer(At(lambda: print("into a file"), steps=[1]), ProgressBar()).fit(pairs, steps=2)
+    assert piped.getvalue() == "into a file\n"
+    assert "into a file" not in terminal.getvalue()
+
+
+def fail():
+    raise ZeroDivisionError
+
+
+def test_everything_is_given_back_after_an_exception(make_trainer, pairs, open_terminal):
+    terminal = open_terminal()
+    with pytest.raises(ZeroDivisionError):
+        make_trainer(At(fail, steps=[3]), ProgressBar()).fit(pairs, epochs=2)
+    assert sys.stdout is terminal
+    assert sys.stderr is terminal
+    assert "| 3/8 [" in terminal.screen()[-2]
+    assert terminal.screen()[-1] == ""
+
+
+def test_one_line_a_report_and_an_evaluation_in_a_log_file(make_trainer, pairs, open_log_file):
+    log_file = open_log_file()
+    make_trainer(ProgressBar()).fit(pairs, epochs=2, eval_data=pairs)
+    lines = log_file.getvalue().splitlines()
+    for number, epoch in enumerate((1, 2)):
+        report, evaluation = lines[2 * number : 2 * number + 2]
+        assert report.startswith(f"step {4 * epoch}/8  epoch {epoch}/2  loss ")
+        assert "  learning_rate 0.05  " in report
+        assert report.endswith(" left")
+        assert evaluation.startswith(f"step {4 * epoch}/8  epoch {epoch}/2  eval/loss ")
+    assert len(lines) == 4
+
+
+def test_a_line_to_the_letter(fake_trainer, open_log_file):
+    log_file = open_log_file()
+    bar, trainer = ProgressBar(), fake_trainer(step=500, total_steps=2000)
+    bar.on_fit_begin(trainer)
+    bar.on_report(
+        trainer, {"loss": 0.123456, "recall": [0.5, 1.0], "steps_per_second": 12.5, "examples_per_second": 400.0}
+    )
+    trainer.step = 1000
+    bar.on_report(trainer, {"loss": float("nan"), "steps_per_second": 1234.5})
+    trainer.total_steps = None
+    bar.on_report(trainer, {"loss": 1e-7, "steps_per_second": 1.0})
+    assert log_file.getvalue().splitlines() == [
+        "step 500/2000  loss 0.1235  12.5 steps/s  02:00 left",
+        "step 1000/2000  loss nan  1234 steps/s  00:00 left",
+        "step 1000  loss 1e-07  1 steps/s",
+    ]
+
+
+@pytest.mark.parametrize("stream", ["open_terminal", "open_log_file"])
+def test_quiet_outside_of_fit_and_in_a_prediction(make_trainer, pairs, stream, request):
+    written = request.getfixturevalue(stream)()
+    trainer = make_trainer(ProgressBar(), Inference(pairs, trigger=Every(steps=1), to=lambda trainer, result: None))
+    trainer.evaluate(pairs)
+    trainer.predict(pairs)
+    assert written.getvalue() == ""
+    trainer.fit(pairs, steps=2)
+    after_fit = written.getvalue()
+    assert after_fit.count("\n") == 1
+    trainer.evaluate(pairs)
+    assert written.getvalue() == after_fit

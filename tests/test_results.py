@@ -1,0 +1,92 @@
+"""What steps return, checked; and the history of a run."""
+
+import pytest
+import tensorflow as tf
+
+from trainloop.results import History, StepResult, from_compute_loss, from_step
+
+LOSS = tf.constant(2.0)
+
+
+@pytest.mark.parametrize("returned", [LOSS, 2.0, (LOSS, None), StepResult(loss=LOSS)])
+def test_a_loss_may_come_in_any_of_its_forms(returned: object) -> None:
+    assert from_compute_loss(returned, "compute_loss").loss == 2.0
+
+
+def test_outputs_come_with_the_loss() -> None:
+    result = from_compute_loss((LOSS, {"logits": tf.ones([3])}), "compute_loss")
+    assert result.outputs["logits"].shape == [3]
+
+
+def test_what_a_compute_loss_says_besides_is_kept() -> None:
+    given = StepResult(LOSS, 1, 2, 3, 4, {"kl": 5.0})
+    result = from_compute_loss(given, "compute_loss")
+    assert (result.outputs, result.targets, result.sample_weight, result.weight) == (1, 2, 3, 4)
+    assert result.named_scalars() == {"loss": LOSS, "kl": 5.0}
+
+
+def test_a_dict_of_scalars_is_a_step_result() -> None:
+    result = from_step({"loss": LOSS, "kl": 1, "penalty": tf.constant(3)}, "train_step")
+    assert {name: float(value) for name, value in result.named_scalars().items()} == {"loss": 2, "kl": 1, "penalty": 3}
+
+
+def test_a_step_needs_no_loss_if_it_has_a_scalar() -> None:
+    result = from_step({"critic": LOSS}, "train_step")
+    assert result.loss is None
+    assert list(result.named_scalars()) == ["critic"]
+
+
+@pytest.mark.parametrize(
+    ("returned", "error", "message"),
+    [
+        (None, ValueError, "no loss; it must return a scalar loss, .loss, outputs. or a StepResult with loss="),
+        (StepResult(outputs=1), ValueError, "no loss"),
+        ((None, 1), ValueError, "no loss"),
+        ((LOSS, 1, 2), TypeError, "a tuple; it must return a scalar loss, .loss, outputs. or a StepResult"),
+        ({"loss": LOSS}, TypeError, "a dict; it must return"),
+        (tf.ones([3]), ValueError, r"loss of shape \(3,\); it must be a scalar. Reduce it, .* tf.reduce_mean"),
+        (tf.constant(1), TypeError, "a loss of dtype int32; it must be a float"),
+        (tf.constant(True), TypeError, "loss of dtype bool; it must be a number"),
+        (object(), TypeError, "loss=a object; it must be a scalar tensor"),
+    ],
+)
+def test_what_is_no_loss_is_refused(returned: object, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=f"^compute_loss returned {message}"):
+        from_compute_loss(returned, "compute_loss")
+
+
+@pytest.mark.parametrize(
+    ("returned", "error", "message"),
+    [
+        (None, TypeError, r"nothing \(None\); it must return a StepResult or a dict of scalars"),
+        (LOSS, TypeError, "a .*Tensor; it must return a StepResult or a dict of scalars"),
+        ({}, ValueError, r"no loss and no scalar; give StepResult\(loss=\.\.\.\) or a dict of scalars"),
+        (StepResult(outputs=1), ValueError, "no loss and no scalar"),
+        ({"kl": tf.ones([2, 3])}, ValueError, r"kl of shape \(2, 3\); it must be a scalar"),
+        ({"kl": "high"}, TypeError, "kl of dtype string; it must be a number"),
+    ],
+)
+def test_what_is_no_result_of_a_step_is_refused(returned: object, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=f"^train_step returned {message}"):
+        from_step(returned, "train_step")
+
+
+def test_a_history_keeps_values_and_their_steps() -> None:
+    history = History()
+    history.add(5, {"loss": 3.0, "accuracy": 0.5})
+    history.add(10, {"loss": 2.0})
+    assert dict(history) == {"loss": [3.0, 2.0], "accuracy": [0.5]}
+    assert history.steps["loss"] == [5, 10]
+    assert history.steps["accuracy"] == [5]
+    assert len(history) == 2
+    assert repr(history) == "History(loss: 2 values, last 2.0, accuracy: 1 values, last 0.5)"
+
+
+def test_a_name_that_was_not_reported_is_told_what_was() -> None:
+    history = History()
+    with pytest.raises(KeyError, match="no metric named 'loss' was reported; there are none"):
+        history["loss"]
+    history.add(1, {"eval/loss": 3.0})
+    with pytest.raises(KeyError, match="there are eval/loss"):
+        history["loss"]
+    assert "loss" not in history

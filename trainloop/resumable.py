@@ -1,0 +1,112 @@
+"""A run's state on its way to the disk and back."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import tf_keras
+from absl import logging
+
+from trainloop import arguments, keras_hooks
+from trainloop.callback import Callback
+from trainloop.callbacks import WeightAveraging
+from trainloop.checkpoint import Checkpoints, Restored
+from trainloop.default_callbacks import with_defaults
+from trainloop.evaluator import Evaluator
+from trainloop.state import HostState, State
+from trainloop.workdir import Workdir
+
+
+class Resumable(Evaluator):
+    """What a `Trainer` knows of its run: the seed, the workdir, the callbacks, and the state that is saved."""
+
+    def __init__(
+        self,
+        model: Any,
+        optimizer: Any,
+        *,
+        seed: int | None,
+        workdir: str | os.PathLike[str] | None,
+        callbacks: Sequence[Callback | tf_keras.callbacks.Callback],
+        default_callbacks: bool,
+        **options: Any,
+    ):
+        super().__init__(model, optimizer, **options)
+        self.seed = arguments.check_seed(seed)
+        self.workdir = None if workdir is None else Workdir(workdir)
+        self.checkpoints = None if self.workdir is None else Checkpoints(self.workdir.checkpoints)
+        self.callbacks = with_defaults(
+            arguments.check_callbacks(callbacks), defaults=default_callbacks, has_workdir=workdir is not None
+        )
+        self.fitting = False
+        self.state = State(self.model, self.optimizer, HostState(self._host_state, self._set_host_state))
+        self._restored: Restored | None = None
+
+    def restore_or_initialize(self) -> int:
+        """Continues the run of the workdir from its newest checkpoint, or starts one where there is none.
+
+        Returns:
+          The step at which the run stands.
+        """
+        if self.checkpoints is None or not self.checkpoints.steps():
+            return self.step
+        return self.restore("latest")
+
+    def restore(self, which: Literal["latest", "best"] | int = "latest") -> int:
+        """Puts the state of a checkpoint back: weights, optimizers, metrics, callbacks, the position in the data.
+
+        Args:
+          which: `"latest"`, `"best"` (by the metric that `Checkpointing` monitors), or a step.
+
+        Returns:
+          The checkpoint's step.
+
+        Raises:
+          ValueError: If the Trainer has no workdir, or the checkpoint does not hold what it needs.
+          FileNotFoundError: If there is no such checkpoint.
+          RuntimeError: If called while `fit` is running.
+        """
+        if self.checkpoints is None:
+            raise ValueError("restore: workdir=None, so there are no checkpoints; give the Trainer a workdir=")
+        if self.fitting:
+            raise RuntimeError("restore was called while fit is running; call it before fit")
+        return self._restore(self.checkpoints.find(which), self.checkpoints)
+
+    def _restore(self, step: int, checkpoints: Checkpoints) -> int:
+        with self.strategy.scope():
+            if all(map(keras_hooks.is_built, self.models.values())):
+                self._build_variables()
+            self._restored = checkpoints.restore(self.state.checkpoint, step)
+        return step
+
+    def _build_variables(self) -> None:
+        self._build_optimizers()
+        if (averaging := self._averaging()) is not None:
+            averaging.build([v for key in self.optimizers for v in keras_hooks.trainable_candidates(self.models[key])])
+            self.state.checkpoint.averages = averaging.tracked
+
+    def _averaging(self) -> WeightAveraging | None:
+        return next((callback for callback in self.callbacks if isinstance(callback, WeightAveraging)), None)
+
+    def _host_state(self) -> dict[str, Any]:
+        return {"seed": self.seed, "callbacks": {key: c.get_state() for key, c in self._named_callbacks().items()}}
+
+    def _set_host_state(self, state: dict[str, Any]) -> None:
+        self.seed = state["seed"]
+        for key, callback in self._named_callbacks().items():
+            if key in state["callbacks"]:
+                callback.set_state(state["callbacks"][key])
+            elif callback.get_state():
+                logging.info("%s was not there when the checkpoint was saved; it starts fresh", key)
+
+    def _named_callbacks(self) -> dict[str, Callback]:
+        seen: Counter[str] = Counter()
+        named = {}
+        for callback in self.callbacks:
+            kind = type(callback).__name__
+            seen[kind] += 1
+            named[kind if seen[kind] == 1 else f"{kind}_{seen[kind]}"] = callback
+        return named
