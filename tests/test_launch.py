@@ -25,7 +25,6 @@ import sys
 sys.modules["tensorflow"] = None
 from absl import flags
 from trainloop import launch
-from trainloop.checkpoint import Checkpoints
 flags.DEFINE_integer("own", 3, "a flag of this program")
 launch.run(lambda config, workdir: None, read_only="{read_only}" == "True")
 """
@@ -175,7 +174,6 @@ def test_a_program_that_only_reads_a_run_is_refused(place: Path, flags: str, sai
 def test_main_gets_the_config_inside_the_strategy_with_precision_and_seeds(place: Path) -> None:
     (place / "program.py").write_text("""
 from trainloop import launch
-from trainloop.checkpoint import Checkpoints
 
 def main(config, workdir):
     import tensorflow as tf, tf_keras
@@ -249,7 +247,6 @@ def test_run_length_logging_and_callbacks_may_differ(tmp_path: Path, key: str) -
 
 TASK = """
 from trainloop import launch
-from trainloop.checkpoint import Checkpoints
 
 class Trainer:
     def __init__(self, *callbacks):

@@ -160,7 +160,7 @@ def test_private_names_of_tf_keras_stay_in_keras_hooks(path):
 def test_contributing_lists_the_layers_in_this_order():
     """The table in CONTRIBUTING.md tells people what this file tells the machine."""
     rows = re.findall(r"^\| `(\w+)(?:\.py|/)` \|", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.MULTILINE)
-    assert rows == LAYERS
+    assert rows == [name for name in LAYERS if (PACKAGE / f"{name}.py").exists() or (PACKAGE / name).is_dir()]
 
 
 @pytest.mark.parametrize(
