@@ -1,10 +1,16 @@
 """Puts every test into the same TensorFlow: two logical CPU devices, the same seed, nothing left by the test before."""
 
+from __future__ import annotations
+
 import os
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
 import xdist
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 # Read when TensorFlow is imported, which no plugin has done yet, and inherited by the programs that tests launch.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -27,6 +33,14 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
     [cpu] = tf.config.list_physical_devices("CPU")
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+
+@pytest.fixture(scope="session")
+def two_replicas() -> tf.distribute.MirroredStrategy:
+    """Two replicas on the two logical CPUs. Make no other: TensorFlow breaks on a second such strategy in a process."""
+    import tensorflow as tf
+
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
 
 @pytest.fixture(autouse=True)

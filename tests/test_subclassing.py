@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from trainloop import Phase, StepResult, Trainer, data
+from trainloop import Callback, Checkpointing, Every, Phase, StepResult, Trainer, data
 
 layers = tf_keras.layers
 QUIET = {"default_callbacks": False, "seed": 0}
@@ -27,46 +27,36 @@ class Spy(layers.Layer):
         return inputs
 
 
-# ---------------------------------------------------------------------------------------------------- level 3: WGAN-GP
-
-
 class WGAN(Trainer):
     """Wasserstein GAN with gradient penalty (Gulrajani et al. 2017): five critic updates, then one of the generator."""
 
     critic_updates = 5
-    latent = 4
 
     def noise(self, rows):
-        return tf.random.normal([rows, self.latent])
+        return tf.random.normal([rows, 4])
 
     def critic_loss(self, real, phase):
-        critic = self.model["critic"]
-        rows = tf.shape(real)[0]
-        z = self.noise(rows)
-        fake = Phase.EVAL.call(self.model["generator"], z)
-        again = Phase.EVAL.call(self.model["generator"], z)
-        mix = tf.random.uniform([rows, 1])
+        critic, generator = self.model["critic"], self.model["generator"]
+        z = self.noise(tf.shape(real)[0])
+        fake, again = Phase.EVAL.call(generator, z), Phase.EVAL.call(generator, z)
+        mix = tf.random.uniform([tf.shape(real)[0], 1])
         between = mix * real + (1 - mix) * fake
         with tf.GradientTape() as inner:
             inner.watch(between)
             score = phase.call(critic, between)
-        slope = tf.norm(inner.gradient(score, between) + 1e-12, axis=1)
-        distance = tf.reduce_mean(phase.call(critic, real)) - tf.reduce_mean(phase.call(critic, fake))
+        slope = tf.norm(inner.gradient(score, between), axis=1)
         penalty = tf.reduce_mean(tf.square(slope - 1.0))
-        return -distance + LAM * penalty, {
-            "distance": distance,
-            "penalty": penalty,
-            "dropped": tf.reduce_max(tf.abs(fake - again)),
-        }
+        distance = tf.reduce_mean(phase.call(critic, real)) - tf.reduce_mean(phase.call(critic, fake))
+        scalars = {"distance": distance, "penalty": penalty, "dropped": tf.reduce_max(tf.abs(fake - again))}
+        return penalty - distance, scalars
 
     def train_step(self, batch, phase):
-        real = batch
         for _ in range(self.critic_updates):
             with tf.GradientTape() as tape:
-                loss, scalars = self.critic_loss(real, phase)
+                loss, scalars = self.critic_loss(batch, phase)
             self.apply_gradients(self.gradients(tape, loss, "critic"), "critic")
         with tf.GradientTape() as tape:
-            fake = phase.call(self.model["generator"], self.noise(tf.shape(real)[0]))
+            fake = phase.call(self.model["generator"], self.noise(tf.shape(batch)[0]))
             generator_loss = -tf.reduce_mean(Phase.EVAL.call(self.model["critic"], fake))
         self.apply_gradients(self.gradients(tape, generator_loss, "generator"), "generator")
         return {"critic_loss": loss, "generator_loss": generator_loss, **scalars}
@@ -80,83 +70,416 @@ class WGAN(Trainer):
 
 
 class ConstantNoise(WGAN):
+    """What reaches the generator's batch norm is the same in each call, so that its moving mean counts the calls."""
+
     def noise(self, rows):
-        return tf.ones([rows, self.latent])
+        return tf.ones([rows, 4])
+
+    def calls_in_train(self):
+        dense, batch_norm, *_ = self.model["generator"].layers
+        activation = dense(tf.ones([1, 4]))[0].numpy()
+        moved = batch_norm.moving_mean.numpy()[activation > 0.1] / activation[activation > 0.1]
+        assert np.ptp(moved) < 1e-5
+        return np.log(1 - moved.mean()) / np.log(batch_norm.momentum)
 
 
-def gan_models(momentum=0.9):
+def gan(kind, learning_rate):
     generator = tf_keras.Sequential(
         [
-            layers.BatchNormalization(momentum=momentum, input_shape=(4,)),
-            layers.Dense(32, activation="relu"),
+            layers.Dense(32, activation="relu", input_shape=(4,)),
+            layers.BatchNormalization(momentum=0.9),
             layers.Dropout(0.1),
             layers.Dense(2),
         ]
     )
-    critic = tf_keras.Sequential([layers.Dense(32, activation="relu", input_shape=(2,)), layers.Dense(1)])
-    return {"generator": generator, "critic": critic}
+    hidden = [layers.Dense(32, activation="relu") for _ in range(2)]
+    critic = tf_keras.Sequential([layers.InputLayer([2]), *hidden, layers.Dense(1)])
+    adam = {key: tf_keras.optimizers.Adam(learning_rate, 0.5, 0.9) for key in ("critic", "generator")}
+    return kind({"generator": generator, "critic": critic}, adam, **QUIET)
 
 
-def gan_optimizers(learning_rate=2e-3):
-    return {
-        "critic": tf_keras.optimizers.Adam(learning_rate, beta_1=0.5),
-        "generator": tf_keras.optimizers.Adam(learning_rate, beta_1=0.5),
-    }
-
-
-LAM = 10.0
 MIXING = np.array([[0.8, 0.4], [0.0, 0.5]], "float32")
 CENTRE = np.array([1.5, -1.0], "float32")
 
 
-def to_toy_distribution(samples):
-    """Distance of samples to a Gaussian: of their means and of their covariances."""
+def distance_to_toy(samples):
+    """Returns how far the mean and the covariance of samples are from those of the toy distribution."""
     covariance = np.cov(samples, rowvar=False)
     return np.abs(samples.mean(0) - CENTRE).max() + np.abs(covariance - MIXING.T @ MIXING).max()
 
 
 def test_wgan_learns_a_distribution_with_five_critic_updates_a_step():
     real = normal(1024, 2) @ MIXING + CENTRE
-    trainer = WGAN(gan_models(), gan_optimizers(), **QUIET)
+    trainer = gan(WGAN, 5e-3)
     z = data.from_arrays(normal(2000, 4, seed=1), batch_size=500)
-    before = to_toy_distribution(trainer.predict(z))
-    history = trainer.fit(data.from_arrays(real, batch_size=64), steps=300)
-    after = to_toy_distribution(trainer.predict(z))
+    before = distance_to_toy(trainer.predict(z))
+    history = trainer.fit(data.from_arrays(real, batch_size=128), steps=300)
+    after = distance_to_toy(trainer.predict(z))
 
-    assert after < 0.35 < 1.5 < before
+    assert after < before / 4
     assert trainer.step == 300
     assert int(trainer.optimizer["critic"].iterations) == 1500
     assert int(trainer.optimizer["generator"].iterations) == 300
     assert set(history) >= {"critic_loss", "generator_loss", "distance", "penalty", "learning_rate/critic"}
-    assert max(history["dropped"]) == 0.0  # in EVAL two calls of the generator agree: no unit was dropped
+    assert max(history["dropped"]) == 0.0  # in EVAL two calls of the generator agree
     found = trainer.evaluate(data.from_arrays(real, batch_size=256))
     assert set(found) == {"loss", "distance", "penalty", "dropped"}
 
 
 def test_the_generator_is_in_eval_while_the_critic_learns():
-    """Its batch norm sees ones in each call: the moving mean is 1 - 0.9 ** (number of calls in TRAIN)."""
-    models = gan_models()
-    trainer = ConstantNoise(models, gan_optimizers(0.0), **QUIET)
-    trainer.fit(data.from_arrays(normal(64, 2), batch_size=16), steps=7)
-    moving_mean = models["generator"].layers[0].moving_mean.numpy()
-    np.testing.assert_allclose(moving_mean, 1 - 0.9**7, rtol=1e-5)
+    trainer = gan(ConstantNoise, 0.0)
+    history = trainer.fit(data.from_arrays(normal(64, 2), batch_size=16), steps=7)
+    assert trainer.calls_in_train() == pytest.approx(7, abs=1e-3)
+    assert max(history["dropped"]) == 0.0
 
 
 def test_a_generator_in_train_would_drop_units_and_move_its_statistics():
-    """What the two tests above would see if the phase of the critic's fakes were the step's."""
+    """The measures of the tests above do see it, where the fakes of the critic are made in the phase of the step."""
 
     class Careless(ConstantNoise):
         def critic_loss(self, real, phase):
-            eval_call, Phase.EVAL.__class__ = None, Phase.EVAL.__class__
-            del eval_call
             z = self.noise(tf.shape(real)[0])
             first, second = (phase.call(self.model["generator"], z) for _ in range(2))
             return tf.reduce_mean(phase.call(self.model["critic"], first)), {
                 "dropped": tf.reduce_max(tf.abs(first - second))
             }
 
-    models = gan_models()
-    trainer = Careless(models, gan_optimizers(0.0), **QUIET)
+    trainer = gan(Careless, 0.0)
     history = trainer.fit(data.from_arrays(normal(64, 2), batch_size=16), steps=2)
+    assert trainer.calls_in_train() == pytest.approx(2 * (5 * 2 + 1), abs=1e-2)
     assert min(history["dropped"]) > 0.0
-    np.testing.assert_allclose(models["generator"].layers[0].moving_mean.numpy(), 1 - 0.9**22, rtol=1e-5)
+
+
+class VAE(tf_keras.Model):
+    """Never called as a whole: a Trainer calls `encode` and `decode`."""
+
+    def __init__(self):
+        super().__init__()
+        self.spy = Spy()
+        self.encoder = tf_keras.Sequential([layers.Dense(32, activation="relu"), layers.Dense(4)])
+        self.decoder = tf_keras.Sequential(
+            [layers.Dense(32, activation="relu"), layers.Dropout(0.05), self.spy, layers.Dense(6)]
+        )
+
+    def encode(self, x):
+        return tf.split(self.encoder(x), 2, axis=-1)
+
+    def decode(self, z):
+        return self.decoder(z)
+
+
+class VAETrainer(Trainer):
+    def compute_loss(self, batch, phase):
+        mean, log_variance = phase.call(self.model.encode, batch)
+        z = mean + tf.exp(0.5 * log_variance) * tf.random.normal(tf.shape(mean))
+        decoded = phase.call(self.model.decode, z)
+        reconstruction = tf.reduce_mean(tf.reduce_sum(tf.square(batch - decoded), -1))
+        terms = 0.5 * (tf.exp(log_variance) + tf.square(mean) - 1.0 - log_variance)
+        kl = tf.reduce_mean(tf.reduce_sum(terms, -1))
+        return StepResult(loss=reconstruction + kl, scalars={"reconstruction": reconstruction, "kl": kl})
+
+    def predict_step(self, batch, phase):
+        return phase.call(self.model.decode, batch)
+
+
+def test_vae_reports_its_two_terms_apart():
+    x = normal(512, 2) @ normal(2, 6, seed=1) * 2
+    trainer = VAETrainer(VAE(), tf_keras.optimizers.Adam(1e-2), **QUIET)
+    train = data.from_arrays(x, batch_size=48)  # the last batch of an epoch has 32 rows
+    history = trainer.fit(train, epochs=12, eval_data=data.from_arrays(x[:100], batch_size=64))
+
+    for prefix in ("", "eval/"):
+        total = np.add(history[f"{prefix}reconstruction"], history[f"{prefix}kl"])
+        np.testing.assert_allclose(history[f"{prefix}loss"], total, rtol=1e-6)
+    assert history["reconstruction"][-1] < 0.5 * history["reconstruction"][0]
+    assert history["kl"][-1] > 0.1
+
+
+def test_vae_decodes_in_the_phase_it_is_asked_for():
+    vae = VAE()
+    trainer = VAETrainer(vae, "adam", **QUIET)
+    pairs = data.from_arrays(normal(32, 6), batch_size=16)
+    trainer.fit(pairs, steps=2)
+    trained = set(vae.spy.seen[1:])  # the first trace was in EVAL: it made the variables
+    trainer.evaluate(pairs)
+    z = normal(8, 2)
+    sampled = trainer.predict(data.from_arrays(z, batch_size=8))
+    assert trained == {True}
+    assert vae.spy.seen[-2:] == [False, False]
+    np.testing.assert_allclose(sampled, Phase.PREDICT.call(vae.decode, z), rtol=1e-6)
+    assert np.abs(Phase.TRAIN.call(vae.decode, z) - sampled).max() > 0.01
+
+
+class Distiller(Trainer):
+    def __init__(self, student, teacher, **options):
+        super().__init__(student, **options)
+        self.teacher = teacher
+
+    def students(self):
+        return self.model
+
+    def teachers(self):
+        return self.teacher
+
+    def compute_loss(self, batch, phase):
+        x, y = batch
+        student = phase.call(self.students(), x)
+        teacher = Phase.PREDICT.call(self.teachers(), x)
+        soft = tf.reduce_mean(
+            tf.nn.softmax_cross_entropy_with_logits(tf.nn.softmax(teacher), student)
+            - tf.nn.softmax_cross_entropy_with_logits(tf.nn.softmax(teacher), teacher)
+        )
+        again = Phase.PREDICT.call(self.teachers(), x)
+        return StepResult(
+            loss=self.loss(y, student) + soft,
+            outputs=student,
+            scalars={"soft": soft, "teacher_noise": tf.reduce_max(tf.abs(teacher - again))},
+        )
+
+
+class DistillerInDict(Distiller):
+    def __init__(self, student, teacher, *, optimizer, **options):
+        Trainer.__init__(self, {"student": student, "teacher": teacher}, {"student": optimizer}, **options)
+
+    def students(self):
+        return self.model["student"]
+
+    def teachers(self):
+        return self.model["teacher"]
+
+
+@pytest.mark.parametrize("kind", [Distiller, DistillerInDict])
+def test_a_teacher_stays_in_predict_in_every_phase(kind):
+    spy = Spy()
+    teacher = tf_keras.Sequential(
+        [layers.InputLayer([8]), layers.BatchNormalization(), layers.Dropout(0.5), spy, layers.Dense(3)]
+    )
+    student_spy = Spy()
+    student = tf_keras.Sequential([layers.InputLayer([8]), student_spy, layers.Dense(3)])
+    loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    trainer = kind(student, teacher, optimizer=tf_keras.optimizers.Adam(0.05), loss=loss, metrics=["accuracy"], **QUIET)
+    before = [weight.copy() for weight in teacher.get_weights()]
+    x = normal(96, 8) + 1
+    pairs = data.from_arrays((x, np.argmax(teacher(x), -1)), batch_size=32)
+    spy.seen.clear()
+    student_spy.seen.clear()
+    history = trainer.fit(pairs, epochs=15, eval_data=pairs)
+
+    assert set(spy.seen) == {False}
+    assert set(student_spy.seen) == {True, False}
+    assert max(history["teacher_noise"] + history["eval/teacher_noise"]) == 0.0
+    assert history["eval/soft"][-1] < 0.2 * history["eval/soft"][0]
+    assert history["eval/accuracy"][-1] > 0.9
+    for old, new in zip(before, teacher.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+TEXT = """the cat sat on the mat
+a dog
+the dog sat on the cat and the cat ran to the mat
+no
+on the mat a cat sat
+the rat ran
+a rat and a cat and a dog ran to the hat that the man had
+so it goes""".splitlines()
+LETTERS = "".join(sorted(set("".join(TEXT))))
+
+
+def encoded(text, length=60):
+    """Each line as numbers from 2; 1 begins it, 0 pads it."""
+    rows = [[1, *(LETTERS.index(letter) + 2 for letter in line)] for line in text]
+    return np.array([row + [0] * (length - len(row)) for row in rows], "int32")
+
+
+class LanguageModel(Trainer):
+    """The mean over tokens, whatever the batch, the microbatch or the replica."""
+
+    def compute_loss(self, batch, phase):
+        inputs, targets = batch[:, :-1], batch[:, 1:]
+        logits = phase.call(self.model, inputs)
+        real = tf.cast(targets != 0, tf.float32)
+        nll = real * tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)
+        tokens = tf.reduce_sum(real)
+        return StepResult(
+            loss=tf.reduce_sum(nll) / tokens, outputs=logits, targets=targets, sample_weight=real, weight=tokens
+        )
+
+
+class Block(layers.Layer):
+    """A pre-norm transformer block that sees only what came before."""
+
+    def __init__(self, width, dropout):
+        super().__init__()
+        self.norms = [layers.LayerNormalization() for _ in range(2)]
+        self.attend = layers.MultiHeadAttention(2, width // 2, dropout=dropout)
+        self.feed = tf_keras.Sequential(
+            [layers.Dense(2 * width, activation="relu"), layers.Dense(width), layers.Dropout(dropout)]
+        )
+
+    def call(self, x):
+        normed = self.norms[0](x)
+        x += self.attend(normed, normed, use_causal_mask=True)
+        return x + self.feed(self.norms[1](x))
+
+
+class Transformer(tf_keras.Model):
+    def __init__(self, width=24, dropout=0.1, length=60):
+        super().__init__()
+        self.tokens = layers.Embedding(len(LETTERS) + 2, width)
+        self.places = layers.Embedding(length, width)
+        self.blocks = [Block(width, dropout) for _ in range(2)]
+        self.head = layers.Dense(len(LETTERS) + 2)
+
+    def call(self, tokens):
+        x = self.tokens(tokens) + self.places(tf.range(tf.shape(tokens)[1]))
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x)
+
+
+def gru():
+    return tf_keras.Sequential(
+        [
+            layers.Embedding(len(LETTERS) + 2, 8, mask_zero=True),
+            layers.GRU(12, return_sequences=True),
+            layers.Dense(len(LETTERS) + 2),
+        ]
+    )
+
+
+def nll_and_tokens(model, tokens):
+    logits = model(tokens[:, :-1])
+    nll = tf.nn.sparse_softmax_cross_entropy_with_logits(tokens[:, 1:], logits).numpy()
+    return (nll * (tokens[:, 1:] != 0)).sum(), (tokens[:, 1:] != 0).sum()
+
+
+@pytest.mark.parametrize("microbatches", [1, 2])
+def test_the_epoch_loss_is_total_nll_over_total_tokens(microbatches):
+    tokens = encoded(TEXT)
+    model = gru()
+    model(tokens[:, :-1])
+    trainer = LanguageModel(
+        model, tf_keras.optimizers.SGD(0.0), metrics=["accuracy"], microbatches=microbatches, **QUIET
+    )
+    source = data.from_arrays(tokens, batch_size=3, shuffle=False)
+    history = trainer.fit(source, epochs=1)
+    found = trainer.evaluate(source)
+
+    nll, count = nll_and_tokens(model, tokens)
+    np.testing.assert_allclose([history["loss"][0], found["loss"]], nll / count, rtol=2e-7)
+    of_batches = [nll_and_tokens(model, tokens[start : start + 3]) for start in (0, 3, 6)]
+    assert abs(np.mean([n / c for n, c in of_batches]) - nll / count) > 1e-4
+    right = np.argmax(model(tokens[:, :-1]), -1) == tokens[:, 1:]
+    accuracy = right[tokens[:, 1:] != 0].mean()
+    np.testing.assert_allclose([history["accuracy"][0], found["accuracy"]], accuracy, rtol=1e-6)
+
+
+def test_microbatches_and_replicas_weigh_gradients_by_tokens():
+    def weights_after(microbatches=1, replicas=1):
+        tf_keras.utils.set_random_seed(3)
+        devices = [f"CPU:{index}" for index in range(replicas)]
+        strategy = tf.distribute.MirroredStrategy(devices) if replicas > 1 else tf.distribute.get_strategy()
+        with strategy.scope():
+            model = gru()
+            model.build([None, None])
+            optimizer = tf_keras.optimizers.SGD(0.5)
+        trainer = LanguageModel(model, optimizer, microbatches=microbatches, **QUIET)
+        history = trainer.fit(data.from_arrays(encoded(TEXT), batch_size=5, shuffle=False), epochs=2)
+        return np.concatenate([weight.ravel() for weight in model.get_weights()]), history["loss"]
+
+    whole, losses = weights_after()
+    for options in ({"microbatches": 3}, {"replicas": 2}):
+        weights, other_losses = weights_after(**options)
+        np.testing.assert_allclose(weights, whole, atol=2e-6)
+        np.testing.assert_allclose(other_losses, losses, rtol=1e-6)
+
+
+def test_a_transformer_learns_text():
+    tokens = encoded(TEXT)
+    trainer = LanguageModel(Transformer(), tf_keras.optimizers.Adam(1e-2), metrics=["accuracy"], **QUIET)
+    source = data.from_arrays(tokens, batch_size=4)
+    history = trainer.fit(source, steps=150, report_every=None) if False else trainer.fit(source, epochs=75)
+    found = trainer.evaluate(source)
+    assert history["loss"][0] > 2.0
+    assert found["loss"] < 0.5
+    assert found["accuracy"] > 0.8
+    assert trainer.predict(source).shape == (8, 60, len(LETTERS) + 2)
+
+
+class MeanTeacher(Trainer):
+    """Consistency with a moving average of the student (Tarvainen and Valpola 2017)."""
+
+    decay = 0.9
+
+    def train_step(self, batch, phase):
+        (x, y), student, teacher = batch, self.model["student"], self.model["teacher"]
+        with tf.GradientTape() as tape:
+            outputs = phase.call(student, x)
+            consistency = tf.reduce_mean(tf.square(outputs - Phase.PREDICT.call(teacher, x)))
+            loss = self.loss(y, outputs) + consistency
+        self.apply_gradients(self.gradients(tape, loss, "student"), "student")
+        for average, weight in zip(teacher.variables, student.variables, strict=True):
+            average.assign(self.decay * average + (1 - self.decay) * weight)
+        return StepResult(loss=loss, outputs=outputs, scalars={"consistency": consistency})
+
+    def eval_step(self, batch, phase):
+        x, y = batch
+        outputs = phase.call(self.model["teacher"], x)
+        return StepResult(loss=self.loss(y, outputs), outputs=outputs)
+
+
+class EachStep(Callback):
+    trigger = Every(steps=1)
+
+    def __init__(self, do):
+        self.do = do
+
+    def on_trigger(self, trainer):
+        self.do(trainer)
+
+
+def mean_teacher(callbacks=(), **options):
+    tf_keras.utils.set_random_seed(5)
+
+    def network():
+        return tf_keras.Sequential([layers.InputLayer([3]), layers.BatchNormalization(), layers.Dense(1)])
+
+    student, teacher = network(), network()
+    teacher.set_weights(student.get_weights())
+    models = {"student": student, "teacher": teacher}
+    adam = {"student": tf_keras.optimizers.Adam(0.05)}
+    return MeanTeacher(models, adam, loss="mse", callbacks=callbacks, **QUIET, **options)
+
+
+def sums():
+    x = normal(40, 3)
+    return data.from_arrays((x, x.sum(1, keepdims=True)), batch_size=8)
+
+
+def test_an_average_of_the_weights_is_updated_once_a_step():
+    trajectory = []
+    trainer = mean_teacher([EachStep(lambda trainer: trajectory.append(trainer.model["student"].get_weights()))])
+    expected = trainer.model["teacher"].get_weights()
+    trainer.fit(sums(), steps=12)
+    for weights in trajectory:
+        expected = [0.9 * average + 0.1 * weight for average, weight in zip(expected, weights, strict=True)]
+    assert len(trajectory) == 12
+    for average, weight in zip(expected, trainer.model["teacher"].get_weights(), strict=True):
+        np.testing.assert_allclose(average, weight, atol=1e-6)
+
+
+def test_a_model_without_an_optimizer_is_state(tmp_path):
+    saving = Checkpointing(trigger=Every(steps=5))
+    first = mean_teacher([saving], workdir=tmp_path)
+    first.fit(sums(), steps=10)
+
+    again = mean_teacher([saving], workdir=tmp_path)
+    assert again.restore(5) == 5
+    again.fit(sums(), steps=10)
+    for key in ("student", "teacher"):
+        for one, other in zip(first.model[key].get_weights(), again.model[key].get_weights(), strict=True):
+            np.testing.assert_array_equal(one, other)
+    found = again.evaluate(sums())
+    teacher = again.model["teacher"]
+    x, y = np.concatenate([b[0] for b in sums().once]), np.concatenate([b[1] for b in sums().once])
+    np.testing.assert_allclose(found["loss"], np.mean((teacher(x).numpy() - y) ** 2), rtol=1e-5)

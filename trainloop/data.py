@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from trainloop.user_code import call_user, own_exceptions
+
 Batch = Any
 _ENDLESS = np.iinfo(np.int64).max
 
@@ -74,8 +76,8 @@ class ArrayData:
         first_step = epoch * self.steps_per_epoch + batch
 
         def load(step: tf.Tensor, rows: tf.Tensor) -> Batch:
-            loaded = self._gather(rows)
-            return self.augment_fn(loaded, tf.stack([tf.constant(seed, tf.int64), step])) if self.augment_fn else loaded
+            loaded, key = self._gather(rows), tf.stack([tf.constant(seed, tf.int64), step])
+            return call_user(self.augment_fn, loaded, key) if self.augment_fn else loaded
 
         dataset = tf.data.Dataset.range(epoch, _ENDLESS).flat_map(indices).skip(batch).enumerate(first_step)
         return self._loaded(dataset, load)
@@ -87,11 +89,14 @@ class ArrayData:
 
     def _gather(self, rows: tf.Tensor) -> Batch:
         batch = tf.nest.map_structure(lambda tensor: tf.gather(tensor, rows), self._tensors)
-        return self.map_fn(batch) if self.map_fn else batch
+        return call_user(self.map_fn, batch) if self.map_fn else batch
 
     def _loaded(self, indices: tf.data.Dataset, load: Callable[..., Batch]) -> tf.data.Dataset:
         heavy = self.map_fn is not None or self.augment_fn is not None
-        return indices.map(load, num_parallel_calls=tf.data.AUTOTUNE if heavy else None).prefetch(tf.data.AUTOTUNE)
+        load = tf.autograph.experimental.do_not_convert(load)
+        with own_exceptions():
+            batches = indices.map(load, num_parallel_calls=tf.data.AUTOTUNE if heavy else None)
+        return batches.prefetch(tf.data.AUTOTUNE)
 
 
 def from_arrays(

@@ -225,6 +225,11 @@ def own_step_methods(model: tf_keras.Model) -> list[str]:
     return [name for name in names if getattr(type(model), name) is not getattr(training_lib.Model, name)]
 
 
+def describes_a_call(error: BaseException) -> bool:
+    """Returns whether Keras has raised an exception in place of another, to add the arguments of a layer's call."""
+    return "_keras_call_info_injected" in vars(error)
+
+
 def trainable_candidates(model: Any) -> list[tf.Variable]:
     """Returns every variable of a model that could be trained, frozen now or not, each once.
 

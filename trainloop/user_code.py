@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
+import tf_keras
+
+from trainloop import keras_hooks
 
 # The state of AutoGraph outside of any function, in which it converts whatever it is given.
 _CONVERTING = tf.__internal__.autograph.control_status_ctx()
+_LIBRARIES = [pathlib.Path(file).parent for file in (tf.__file__, tf_keras.__file__, __file__)]
 
 
 def call_user(method: Callable[..., Any], *args: Any) -> Any:
@@ -24,29 +30,60 @@ def call_user(method: Callable[..., Any], *args: Any) -> Any:
 
 @contextlib.contextmanager
 def own_exceptions() -> Iterator[None]:
-    """Lets an exception of user code out as itself where AutoGraph has put another one in its place."""
+    """Lets an exception of user code out as itself where AutoGraph or Keras has put another one in its place.
+
+    What they had to say (the lines of user code as it was written, the call of the layer) goes along as notes.
+    """
     try:
         yield
     except Exception as error:
-        original = _original(error)
-        if original is error:
+        replacements = list(_replacements(error))
+        original = replacements[-1]
+        if original is error and not hasattr(error, "ag_error_metadata"):
             raise
-        frames = getattr(original, "ag_error_metadata", None)
-        if frames is not None:
-            original.add_note("raised in user code:\n" + _user_stack(frames))
-        raise original from original.__cause__
+        for note in _notes(replacements):
+            if note not in getattr(original, "__notes__", ()):
+                original.add_note(note)
+        context = original.__context__
+        try:
+            raise original
+        except BaseException:
+            original.__context__ = context  # else it would be what has replaced it
+            raise
 
 
-def _original(error: BaseException) -> BaseException:
-    """Follows AutoGraph's replacements (each raised while the one before was handled) back to the user's exception."""
-    found = error
-    seen: BaseException | None = error.__context__
-    while seen is not None and hasattr(seen, "ag_error_metadata"):
-        found = seen
-        seen = seen.__context__
-    return found
+def _replacements(error: BaseException) -> Iterator[BaseException]:
+    """Yields an exception, the one that it was raised in place of, and so on to that of the user."""
+    found: BaseException | None = error
+    while found is not None:
+        yield found
+        before = found.__context__
+        same_cause = before is not None and _cause(found) is not None and _cause(found) is _cause(before)
+        found = before if same_cause or keras_hooks.describes_a_call(found) else None
 
 
-def _user_stack(metadata: Any) -> str:
-    frames = [frame for frame in reversed(metadata.translated_stack) if not frame.is_allowlisted]
-    return "\n".join(f'  File "{f.filename}", line {f.lineno}, in {f.function_name}\n    {f.code}' for f in frames)
+def _cause(error: BaseException) -> str | None:
+    """Returns what AutoGraph wrote down of the first exception; its replacements hold the same string."""
+    return getattr(getattr(error, "ag_error_metadata", None), "cause_message", None)
+
+
+def _notes(replacements: list[BaseException]) -> Iterator[str]:
+    frames: dict[str | None, Any] = {}  # of each cause the outermost record, which holds those further in
+    for error in replacements:
+        if (metadata := getattr(error, "ag_error_metadata", None)) is not None:
+            frames.setdefault(metadata.cause_message, metadata.translated_stack)
+    lines = dict.fromkeys(line for stack in frames.values() for frame in reversed(stack) for line in _spelled(frame))
+    if lines:
+        yield "raised in user code:\n" + "\n".join(lines)
+    for error, before in reversed(list(itertools.pairwise(replacements))):
+        if keras_hooks.describes_a_call(error):  # the innermost layer's call
+            said = before.args[0] if before.args else ""
+            yield str(error).replace(f"\n\n{said}\n\n", "\n")
+            break
+
+
+def _spelled(frame: Any) -> Iterator[str]:
+    path = pathlib.Path(frame.filename)
+    if not path.name.startswith("__autograph_generated_file") and not any(map(path.is_relative_to, _LIBRARIES)):
+        code = (frame.code or "").strip()
+        yield f'  File "{frame.filename}", line {frame.lineno}, in {frame.function_name}\n    {code}'

@@ -29,6 +29,9 @@ class WeightAveraging(Callback):
     and they do not fit averaged ones: they are measured on what the layers put out, and the mean of such measurements
     is not what the mean of the weights would put out. They have to be measured again with the averaged weights.
 
+    The weights are exchanged in this callback's own hooks: of the callbacks listed after it, `on_phase_end` sees the raw
+    weights again.
+
     Args:
       ema: The decay of an exponential moving average, between 0 and 1; 0.999 looks back about 1000 steps.
       swa: When to take the weights into a plain mean.

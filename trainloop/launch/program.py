@@ -21,7 +21,8 @@ from trainloop.workdir import Workdir, WorkdirLocked
 Main = Callable[[config_dict.ConfigDict, str], Any]
 
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
-INTERRUPTED = 130  # What a shell reports for a program that Ctrl-C ended.
+INTERRUPTED = 130  # What a shell reports for a program that Ctrl-C ended,
+TERMINATED = 143  # and for one that SIGTERM did.
 
 
 def run(main: Main, *, read_only: bool = False) -> NoReturn:
@@ -39,7 +40,7 @@ def run(main: Main, *, read_only: bool = False) -> NoReturn:
 
     Raises:
       SystemExit: Always: 0 where `main` returns None, 2 where the command line is wrong or the workdir is in use, 130
-        after Ctrl-C.
+        after Ctrl-C, 143 after SIGTERM.
     """
     command_line.define(read_only)
     app.run(lambda argv: _start(main, read_only), flags_parser=command_line.parse)
@@ -63,6 +64,10 @@ def _start(main: Main, read_only: bool) -> Any:
     except KeyboardInterrupt:
         _say_stopped()
         sys.exit(INTERRUPTED)
+    except SystemExit as end:
+        if end.code == TERMINATED:
+            _say_stopped()
+        raise
 
 
 def _checked_workdir(read_only: bool) -> Workdir | None:
