@@ -203,6 +203,25 @@ def test_two_replicas_predict_what_one_does(one_and_two):
     np.testing.assert_allclose(two.predictions, one.predictions, rtol=0, atol=1e-5)
 
 
+def lazy() -> tf_keras.Model:
+    """A model that has no variable before its first call."""
+    return tf_keras.Sequential([layers.Dense(8, activation="tanh"), layers.Dense(1, activation="sigmoid")])
+
+
+@pytest.mark.parametrize("make_model", [mlp, lazy])
+@pytest.mark.parametrize("make_optimizer", [adam, lambda: "adam"], ids=["object", "name"])
+def test_only_the_model_has_to_be_made_in_the_scope(two_replicas, make_optimizer, make_model):
+    rows, found = data.from_arrays((X, Y, WEIGHTS), batch_size=BATCH, shuffle=False), []
+    for scope in (contextlib.nullcontext(), two_replicas.scope()):
+        tf_keras.utils.set_random_seed(1)
+        with scope:
+            model = make_model()
+        trainer = trainer_of(model, make_optimizer(), loss=LOSS, metrics=[metrics.AUC(), "mae"])
+        history = trainer.fit(rows, epochs=EPOCHS)
+        found.append({name: history[name] for name in ("loss", "auc", "mae")} | trainer.evaluate(rows))
+    assert_same_numbers(*found)
+
+
 def test_each_replica_gets_half_of_a_batch(two_replicas):
     seen = []
 

@@ -31,29 +31,37 @@ def compute(
       share: This replica's part of the whole batch's weight, between 0 and 1; None where there is but one replica.
 
     Returns:
-      A gradient for each variable; None where the loss does not depend on it.
+      A gradient for each variable; None where the loss does not depend on it. Sparse ones (of an embedding) name each
+      row once: the optimizer clips by the norm of what it is given, and that of repeated rows is too small or too large.
     """
     if isinstance(optimizer, LossScaleOptimizer):
         seed = optimizer.get_scaled_loss(tf.ones([], loss.dtype))
         seed = seed if share is None else seed * tf.cast(share, loss.dtype)
-        return optimizer.get_unscaled_gradients(tape.gradient(loss, variables, output_gradients=seed))
-    seed = None if share is None else tf.cast(share, loss.dtype)
-    return tape.gradient(loss, variables, output_gradients=seed)
+        found = optimizer.get_unscaled_gradients(tape.gradient(loss, variables, output_gradients=seed))
+    else:
+        seed = None if share is None else tf.cast(share, loss.dtype)
+        found = tape.gradient(loss, variables, output_gradients=seed)
+    return [_each_row_once(gradient) for gradient in found]
 
 
 def scale(gradients: Sequence[Gradient], factor: tf.Tensor) -> list[Gradient]:
-    """Returns each gradient times a scalar."""
+    """Returns each gradient times a scalar; where that is 0 also those that are not finite become 0."""
 
     def scaled(gradient: Gradient) -> Gradient:
         if gradient is None:
             return None
+        times = tf.cast(factor, gradient.dtype)
         if isinstance(gradient, tf.IndexedSlices):
-            return tf.IndexedSlices(
-                gradient.values * tf.cast(factor, gradient.dtype), gradient.indices, gradient.dense_shape
-            )
-        return gradient * tf.cast(factor, gradient.dtype)
+            values = tf.math.multiply_no_nan(gradient.values, times)
+            return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
+        return tf.math.multiply_no_nan(gradient, times)
 
     return [scaled(gradient) for gradient in gradients]
+
+
+def dense(gradients: Sequence[Gradient]) -> list[Gradient]:
+    """Returns the gradients as dense tensors."""
+    return [None if gradient is None else tf.convert_to_tensor(gradient) for gradient in gradients]
 
 
 def add(left: Sequence[Gradient], right: Sequence[Gradient]) -> list[Gradient]:
@@ -67,3 +75,11 @@ def add(left: Sequence[Gradient], right: Sequence[Gradient]) -> list[Gradient]:
 def global_norm(gradients: Sequence[Gradient]) -> tf.Tensor:
     """Returns the Euclidean norm of all gradients together."""
     return tf.linalg.global_norm([gradient for gradient in gradients if gradient is not None])
+
+
+def _each_row_once(gradient: Gradient) -> Gradient:
+    if not isinstance(gradient, tf.IndexedSlices):
+        return gradient
+    rows, position = tf.unique(gradient.indices)
+    values = tf.math.unsorted_segment_sum(gradient.values, position, tf.size(rows))
+    return tf.IndexedSlices(values, rows, gradient.dense_shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
 from collections.abc import Callable
 from typing import Any
@@ -41,11 +42,10 @@ class State:
     """
 
     def __init__(self, models: Any, optimizers: Any, host: HostState):
-        with tf.device("CPU"):
-            self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
-            self.epoch = tf.Variable(0, dtype=tf.int64, trainable=False, name="epoch")
-            self.epoch_start = tf.Variable(0, dtype=tf.int64, trainable=False, name="epoch_start")
-            self.window = new_window()
+        self.step = _on_the_host(tf.constant(0, tf.int64), "step")
+        self.epoch = _on_the_host(tf.constant(0, tf.int64), "epoch")
+        self.epoch_start = _on_the_host(tf.constant(0, tf.int64), "epoch_start")
+        self.window = new_window()
         trained = {} if optimizers is None else {"optimizer": optimizers}
         self.checkpoint = tf.train.Checkpoint(
             step=self.step,
@@ -70,4 +70,15 @@ class State:
 
 def new_window() -> tf.Variable:
     """Returns sums for one report window, all zero; of fixed length, so that it can exist before a step is traced."""
-    return tf.Variable(tf.zeros([_WINDOW], tf.float64), trainable=False, name="window")
+    return _on_the_host(tf.zeros([_WINDOW], tf.float64), "window")
+
+
+def _on_the_host(value: tf.Tensor, name: str) -> tf.Variable:
+    """Returns a variable that exists once, however many replicas there are; made in a thread, where no scope is open."""
+
+    def make() -> tf.Variable:
+        with tf.device("CPU"):
+            return tf.Variable(value, trainable=False, name=name)
+
+    with concurrent.futures.ThreadPoolExecutor(max_workers=1) as thread:
+        return thread.submit(make).result()

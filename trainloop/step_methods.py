@@ -222,8 +222,10 @@ class StepMethods:
             share = tf.cast(context.rows, tf.float32) / tf.cast(context.total_rows, tf.float32)
         else:
             weight = tf.where(context.rows > 0, tf.cast(weight, tf.float32), 0.0)
-            share = weight / tf.distribute.get_replica_context().all_reduce("sum", weight)
-        return gradient_sums.scale(found, share)
+            total = tf.distribute.get_replica_context().all_reduce("sum", weight)
+            share = tf.math.divide_no_nan(weight, total)
+        # The exchange of sparse gradients fails where their number of rows changes from step to step.
+        return gradient_sums.dense(gradient_sums.scale(found, share))
 
     def _summed_over_replicas(self, found: Gradients) -> Gradients:
         if steps.required().replicas == 1:
