@@ -3,6 +3,7 @@
 import json
 
 from absl import flags
+from ml_collections import ConfigDict
 
 from trainloop import launch
 from trainloop.launch import summary
@@ -10,7 +11,7 @@ from trainloop.launch import summary
 flags.DEFINE_bool("json", False, "print the scores as JSON")
 
 
-def main(config, workdir):
+def main(config: ConfigDict, workdir: str) -> None:
     task = launch.build(config, workdir)
     step = launch.restore(task)
     scores = {name: task.trainer.evaluate(data, steps=flags.FLAGS.steps) for name, data in task.sets.items()}

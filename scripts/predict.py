@@ -1,6 +1,7 @@
 """Writes what a checkpoint of a run predicts for one of its data sets, as an .npz file."""
 
 from absl import flags
+from ml_collections import ConfigDict
 
 from trainloop import launch
 
@@ -8,7 +9,7 @@ flags.DEFINE_string("set", None, "which data set, by name; the last one if not g
 flags.DEFINE_string("output", None, "where to write; <workdir>/predictions.npz if not given")
 
 
-def main(config, workdir):
+def main(config: ConfigDict, workdir: str) -> None:
     task = launch.build(config, workdir)
     name = flags.FLAGS.set or list(task.sets)[-1]
     if name not in task.sets:

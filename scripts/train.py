@@ -6,12 +6,13 @@ The same command again continues the run; a larger --steps continues it further.
 import time
 
 from absl import flags
+from ml_collections import ConfigDict
 
 from trainloop import launch
 from trainloop.launch import summary
 
 
-def main(config, workdir):
+def main(config: ConfigDict, workdir: str) -> None:
     task = launch.build(config, workdir)
     trainer = task.trainer
     first_step = trainer.restore_or_initialize()

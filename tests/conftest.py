@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import hypothesis
@@ -44,10 +45,12 @@ def two_replicas() -> tf.distribute.MirroredStrategy:
 
 
 @pytest.fixture(autouse=True)
-def _fresh_keras() -> None:
+def _fresh_keras() -> Iterator[None]:
     """Seeds Python, NumPy and TensorFlow, and drops what Keras keeps for the whole process."""
     import tf_keras
 
     tf_keras.backend.clear_session()
     tf_keras.mixed_precision.set_global_policy("float32")
     tf_keras.utils.set_random_seed(SEED)
+    yield
+    tf_keras.mixed_precision.set_global_policy("float32")  # a fixture of wider scope comes before this one

@@ -15,6 +15,7 @@ LAYERS = [
     "policy",
     "triggers",
     "workdir",
+    "aside",
     "keras_hooks",
     "random",
     "guard",

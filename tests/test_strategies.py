@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 from tf_keras import layers, metrics, optimizers, regularizers
+from tf_keras.mixed_precision import LossScaleOptimizer
 
 from trainloop import StepResult, Trainer, data
 
@@ -17,6 +18,7 @@ ROWS, BATCH, EPOCHS = 17, 8, 4  # the last batch of an epoch has one row, so tha
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=[ROWS, 4]).astype("float32")
 Y = (X[:, :1] + RANDOM.normal(size=[ROWS, 1]) > 0).astype("float32")
+TOKENS = RANDOM.integers(0, 5, size=[ROWS, 4])
 WEIGHTS = RANDOM.uniform(0.0, 3.0, size=[ROWS]).astype("float32")
 LOSS = "binary_crossentropy"
 
@@ -111,6 +113,12 @@ def normalised() -> tf_keras.Model:
     return mlp(layers.BatchNormalization(momentum=0.9, synchronized=True), use_bias=False)
 
 
+def embedding(**options: Any) -> Trainer:
+    """A model whose gradient names some rows of its table more than once, within a replica and across them."""
+    head = [layers.Embedding(5, 3), layers.Flatten(), layers.Dense(1, activation="sigmoid")]
+    return trainer_of(tf_keras.Sequential([layers.Input([4]), *head]), adam(global_clipnorm=0.05), loss=LOSS, **options)
+
+
 def scored() -> list[metrics.Metric]:
     return [metrics.AUC(), metrics.MeanSquaredError(), metrics.BinaryAccuracy()]
 
@@ -136,6 +144,9 @@ CASES: dict[str, tuple[Callable[[], Trainer], Any]] = {
         lambda: trainer_of(mlp(), adam(global_clipnorm=0.1), loss=LOSS, report_gradient_norm=True),
         PAIRS,
     ),
+    "embedding": (embedding, (TOKENS, Y)),
+    "embedding, gradient norm": (lambda: embedding(report_gradient_norm=True), (TOKENS, Y)),
+    "embedding, microbatches": (lambda: embedding(microbatches=3), (TOKENS, Y)),
     "own weight": (lambda: trainer_of(mlp(), adam(), WeighedByInput), PAIRS),
     "own weight, microbatches": (lambda: trainer_of(mlp(), adam(), WeighedByInput, microbatches=3), PAIRS),
     "own step": (lambda: trainer_of(mlp(), adam(global_clipnorm=0.1), OwnStep, loss=LOSS, metrics=scored()), PAIRS),
@@ -203,14 +214,29 @@ def test_two_replicas_predict_what_one_does(one_and_two):
     np.testing.assert_allclose(two.predictions, one.predictions, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(("replicas", "microbatches"), [(1, 2), (2, 1), (2, 2)])
+@pytest.mark.parametrize("optimizer", [adam, lambda: LossScaleOptimizer(adam(), initial_scale=8.0)])
+def test_a_part_of_no_weight_counts_nothing(two_replicas, replicas, microbatches, optimizer):
+    x = X[:8].copy()
+    x[:4, 0] = 0.0  # the weight of each row of the first part, whose mean is therefore 0 / 0
+    rows, found = data.from_arrays((x, Y[:8]), batch_size=8, shuffle=False), []
+    for scope, parts in ((contextlib.nullcontext(), 1), (two_replicas.scope(), microbatches)):
+        tf_keras.utils.set_random_seed(1)
+        with scope if replicas == 2 else contextlib.nullcontext():
+            trainer = trainer_of(mlp(), optimizer(), WeighedByInput, microbatches=parts)
+        history = trainer.fit(rows, epochs=EPOCHS)
+        found.append({name: history[name] for name in ("loss", "second")} | {"predicted": trainer.predict(rows)})
+    assert np.isfinite(found[0]["loss"]).all()
+    assert_same_numbers(*found)
+
+
 def lazy() -> tf_keras.Model:
     """A model that has no variable before its first call."""
     return tf_keras.Sequential([layers.Dense(8, activation="tanh"), layers.Dense(1, activation="sigmoid")])
 
 
-@pytest.mark.parametrize("make_model", [mlp, lazy])
-@pytest.mark.parametrize("make_optimizer", [adam, lambda: "adam"], ids=["object", "name"])
-def test_only_the_model_has_to_be_made_in_the_scope(two_replicas, make_optimizer, make_model):
+@pytest.mark.parametrize(("make_model", "make_optimizer"), [(mlp, adam), (lazy, lambda: "adam")])
+def test_only_the_model_has_to_be_made_in_the_scope(two_replicas, make_model, make_optimizer):
     rows, found = data.from_arrays((X, Y, WEIGHTS), batch_size=BATCH, shuffle=False), []
     for scope in (contextlib.nullcontext(), two_replicas.scope()):
         tf_keras.utils.set_random_seed(1)
@@ -218,7 +244,8 @@ def test_only_the_model_has_to_be_made_in_the_scope(two_replicas, make_optimizer
             model = make_model()
         trainer = trainer_of(model, make_optimizer(), loss=LOSS, metrics=[metrics.AUC(), "mae"])
         history = trainer.fit(rows, epochs=EPOCHS)
-        found.append({name: history[name] for name in ("loss", "auc", "mae")} | trainer.evaluate(rows))
+        evaluated = {f"eval/{name}": value for name, value in trainer.evaluate(rows).items()}
+        found.append({name: history[name] for name in ("loss", "auc", "mae")} | evaluated)
     assert_same_numbers(*found)
 
 

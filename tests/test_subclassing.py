@@ -87,7 +87,7 @@ def gan(kind, learning_rate):
     generator = tf_keras.Sequential(
         [
             layers.Dense(32, activation="relu", input_shape=(4,)),
-            layers.BatchNormalization(momentum=0.9),
+            layers.BatchNormalization(momentum=0.9, beta_initializer="ones"),
             layers.Dropout(0.1),
             layers.Dense(2),
         ]
@@ -361,10 +361,10 @@ def nll_and_tokens(model, tokens):
     return (nll * (tokens[:, 1:] != 0)).sum(), (tokens[:, 1:] != 0).sum()
 
 
-@pytest.mark.parametrize("microbatches", [1, 2])
-def test_the_epoch_loss_is_total_nll_over_total_tokens(microbatches):
+@pytest.mark.parametrize(("network", "microbatches"), [(gru, 1), (convolution, 1), (convolution, 2)])
+def test_the_epoch_loss_is_total_nll_over_total_tokens(network, microbatches):
     tokens = encoded(TEXT)
-    model = gru()
+    model = network()
     model(tokens[:, :-1])
     trainer = LanguageModel(
         model, tf_keras.optimizers.SGD(0.0), metrics=["accuracy"], microbatches=microbatches, **QUIET
@@ -491,3 +491,300 @@ def test_a_model_without_an_optimizer_is_state(tmp_path):
     teacher = again.model["teacher"]
     x, y = np.concatenate([b[0] for b in sums().once]), np.concatenate([b[1] for b in sums().once])
     np.testing.assert_allclose(found["loss"], np.mean((teacher(x).numpy() - y) ** 2), rtol=1e-5)
+
+
+class PlainModule(tf.Module):
+    """No Keras in it: variables made at the first call, dropout by hand."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = None
+
+    def __call__(self, x, training):
+        if self.w is None:
+            self.w = tf.Variable(tf.zeros([x.shape[1], 1]), name="w")
+        return tf.nn.dropout(x, 0.5) @ self.w if training else x @ self.w
+
+
+class ModuleOfLayers(tf.Module):
+    """Keras layers, called with nothing said."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = [layers.Dropout(0.5), layers.Dense(1, use_bias=False)]
+
+    def __call__(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+@pytest.mark.parametrize("kind", [PlainModule, ModuleOfLayers])
+def test_a_plain_module_is_a_model(kind, tmp_path):
+    x = normal(256, 3)
+    pairs = data.from_arrays((x, x.sum(1, keepdims=True)), batch_size=32)
+    module = kind()
+    trainer = Trainer(
+        module, tf_keras.optimizers.Adam(0.05), loss="mse", workdir=tmp_path, callbacks=[Checkpointing()], **QUIET
+    )
+    history = trainer.fit(pairs, epochs=10)
+    found = trainer.evaluate(pairs)
+    (weights,) = module.trainable_variables
+
+    assert found["loss"] < 0.4 * history["loss"][0]
+    assert history["loss"][-1] > 1.5 * found["loss"]  # only in TRAIN half of the inputs are dropped
+    assert trainer.evaluate(pairs) == found
+    np.testing.assert_allclose(trainer.predict(pairs), x @ weights.numpy(), rtol=1e-5, atol=1e-6)
+    again = Trainer(kind(), tf_keras.optimizers.Adam(0.05), loss="mse", workdir=tmp_path, **QUIET)
+    assert again.restore_or_initialize() == 80
+    assert again.evaluate(pairs) == found
+
+
+def fine_tuned(workdir=None, stop_at=None):
+    """One script: the head alone, then all of it at a lower rate. It runs again as it stands."""
+
+    def stop(trainer):
+        if trainer.step == stop_at:
+            raise KeyboardInterrupt
+
+    tf_keras.utils.set_random_seed(11)
+    base = tf_keras.Sequential([layers.InputLayer([4]), layers.Dense(6, "relu"), layers.BatchNormalization()])
+    model = tf_keras.Sequential([base, layers.Dense(1)])
+    base.trainable = False
+    x = normal(40, 4)
+    pairs = data.from_arrays((x, x.sum(1, keepdims=True)), batch_size=8)
+    saving = [] if workdir is None else [Checkpointing(trigger=Every(steps=1))]
+    optimizer = tf_keras.optimizers.Adam(0.05, global_clipnorm=1.0)
+    trainer = Trainer(model, optimizer, loss="mse", workdir=workdir, callbacks=[*saving, EachStep(stop)], **QUIET)
+    trainer.restore_or_initialize()
+
+    untouched = base.get_weights()
+    trainer.fit(pairs, epochs=2)
+    frozen = trainer.step != 10 or all(map(np.array_equal, untouched, base.get_weights()))
+    base.trainable = True
+    trainer.optimizer.learning_rate = 0.01
+    trainer.fit(pairs, epochs=5)
+    return model, frozen, float(trainer.optimizer.learning_rate)
+
+
+def test_stages_share_one_script_that_is_killed_anywhere(tmp_path):
+    straight, frozen, _ = fine_tuned()
+    assert frozen
+    for stop_at in (4, 10, 13):
+        workdir = tmp_path / str(stop_at)
+        with pytest.raises(KeyboardInterrupt):
+            fine_tuned(workdir, stop_at)
+        resumed, _, learning_rate = fine_tuned(workdir)
+        assert learning_rate == pytest.approx(0.01)
+        for one, other in zip(straight.get_weights(), resumed.get_weights(), strict=True):
+            np.testing.assert_array_equal(one, other)
+    statistics = straight.layers[0].layers[1].moving_mean
+    assert np.abs(statistics).max() > 0.0  # once unfrozen they move
+
+
+class Scorer(Trainer):
+    """Batches of any nest go whole to the step methods."""
+
+    def scores(self, batch, phase):
+        pooled = tf.reduce_mean(phase.call(self.model, batch["words"]), axis=1)
+        return tf.reduce_sum(pooled, -1) * batch["pair"][0]
+
+    def compute_loss(self, batch, phase):
+        return tf.reduce_mean(tf.square(self.scores(batch, phase) - batch["pair"][1]))
+
+    def predict_step(self, batch, phase):
+        return {"score": self.scores(batch, phase), "lengths": batch["words"].row_lengths()}
+
+
+@pytest.mark.parametrize("microbatches", [1, 2])
+def test_batches_of_any_nest(microbatches):
+    """A dict with ragged rows and a tuple in it; ten rows in batches of four."""
+    lengths = np.array([3, 1, 4, 1, 5, 9, 2, 6, 5, 3])
+    words = tf.RaggedTensor.from_row_lengths(np.arange(39) % 7, lengths)
+    factor, target = normal(10), normal(10, seed=1)
+    rows = tf.data.Dataset.from_tensor_slices({"words": words, "pair": (factor, target)}).batch(4)
+    embedding = layers.Embedding(7, 3)
+    trainer = Scorer(embedding, tf_keras.optimizers.SGD(0.0), microbatches=microbatches, **QUIET)
+    history = trainer.fit(rows, epochs=1)
+    found = trainer.predict(rows)
+
+    table = embedding.embeddings.numpy()
+    expected = np.array([table[row].mean(0).sum() for row in words.to_list()]) * factor
+    np.testing.assert_allclose(found["score"], expected, rtol=1e-5)
+    np.testing.assert_array_equal(found["lengths"], lengths)
+    np.testing.assert_allclose(history["loss"], [np.mean((expected - target) ** 2)], rtol=1e-5)
+
+
+class Debugged(Trainer):
+    def train_step(self, batch, phase):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(tf.square(phase.call(self.model, batch)))
+        if not isinstance(loss, tf.Tensor) or hasattr(loss, "numpy"):
+            self.seen.append((phase, int(self.step), float(loss)))
+        self.apply_gradients(self.gradients(tape, loss))
+        return {"loss": loss}
+
+
+def test_a_step_runs_in_python_where_it_is_asked_to():
+    def run(eagerly):
+        tf_keras.utils.set_random_seed(1)
+        model = tf_keras.Sequential([layers.InputLayer([3]), layers.BatchNormalization(), layers.Dense(2)])
+        trainer = Debugged(
+            model, tf_keras.optimizers.SGD(0.1), run_eagerly=eagerly, report_every=Every(steps=1), **QUIET
+        )
+        trainer.seen = []
+        history = trainer.fit(data.from_arrays(normal(20, 3), batch_size=6), steps=6)
+        return trainer, history["loss"]
+
+    compiled, losses = run(False)
+    eager, eager_losses = run(True)
+    assert compiled.seen == []
+    assert [step for _, step, _ in eager.seen] == [0, 1, 2, 3, 4, 5]
+    np.testing.assert_allclose([loss for _, _, loss in eager.seen], losses, rtol=1e-5)
+    np.testing.assert_allclose(eager_losses, losses, rtol=1e-5)
+    compiled.run_eagerly = True
+    compiled.fit(data.from_arrays(normal(20, 3), batch_size=6), steps=8)
+    assert len(compiled.seen) == 2
+
+
+class TensorFlowControl(Trainer):
+    """`for` and `if` over tensors, as AutoGraph has them."""
+
+    def train_step(self, batch, phase):
+        loss = tf.constant(0.0)
+        for _ in tf.range(3):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean(tf.square(phase.call(self.model, batch) - 1.0))
+            self.apply_gradients(self.gradients(tape, loss))
+        late = 0.0
+        if self.step >= 2:
+            late = 1.0
+        return {"loss": loss, "late": late}
+
+
+def test_steps_may_loop_and_branch_over_tensors():
+    model = tf_keras.Sequential([layers.Dense(1)])
+    trainer = TensorFlowControl(model, tf_keras.optimizers.SGD(0.1), report_every=Every(steps=1), **QUIET)
+    history = trainer.fit(data.from_arrays(normal(16, 3), batch_size=8), steps=4)
+    assert int(trainer.optimizer.iterations) == 12
+    assert history["late"] == [0.0, 0.0, 1.0, 1.0]
+
+
+class Contrastive(Trainer):
+    """A projection head that only TRAIN calls, and a model that is never called as a whole."""
+
+    traces = 0
+
+    def compute_loss(self, batch, phase):
+        self.traces += 1
+        found = phase.call(self.model.encoder, batch)
+        if phase is Phase.TRAIN:
+            found = phase.call(self.model.head, found)
+        return tf.reduce_mean(tf.square(found))
+
+
+def test_a_head_that_only_train_calls_is_trained_and_traced_once():
+    class Parts(tf_keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.encoder, self.head, self.unused = layers.Dense(4), layers.Dense(2), layers.Dense(1)
+
+    trainer = Contrastive(Parts(), "sgd", **QUIET)
+    source = data.from_arrays(normal(16, 3), batch_size=8)
+    trainer.fit(source, epochs=1, eval_data=source)
+    before, traces = trainer.model.head.kernel.numpy(), trainer.traces
+    trainer.fit(source, epochs=3, eval_data=source)
+    assert np.abs(trainer.model.head.kernel - before).max() > 0.0
+    assert trainer.traces == traces
+
+
+def test_a_microbatch_without_a_token_counts_nothing():
+    """Its mean is 0 / 0: neither the loss nor a gradient may become NaN."""
+    tokens = encoded(TEXT)
+    tokens[4:] = 0
+    model = convolution()
+    model.build([None, None])
+    trainer = LanguageModel(model, tf_keras.optimizers.SGD(0.1), microbatches=2, **QUIET)
+    expected = np.divide(*nll_and_tokens(model, tokens))
+    history = trainer.fit(data.from_arrays(tokens, batch_size=8, shuffle=False), steps=1)
+    np.testing.assert_allclose(history["loss"], [expected], rtol=1e-6)
+    assert all(np.isfinite(weight).all() for weight in model.get_weights())
+
+
+def test_clipping_sees_the_norm_of_a_gradient_not_of_its_slices():
+    """An embedding's gradient has a slice for each token: here a row 100 times, whose norm would be 10 and not 100."""
+    embedding = layers.Embedding(4, 1, embeddings_initializer="zeros")
+
+    class Sum(Trainer):
+        def compute_loss(self, batch, phase):
+            return tf.reduce_sum(phase.call(self.model, batch))
+
+    optimizer = tf_keras.optimizers.SGD(1.0, global_clipnorm=50.0)
+    trainer = Sum(embedding, optimizer, report_gradient_norm=True, **QUIET)
+    history = trainer.fit(data.from_arrays(np.ones([100], "int32"), batch_size=100), steps=1)
+    np.testing.assert_allclose(embedding.embeddings.numpy().ravel(), [0.0, -50.0, 0.0, 0.0])
+    assert history["gradient_norm"] == [100.0]
+
+
+class AddsLoss(tf_keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = layers.Dense(3, activity_regularizer="l2"), layers.Dense(3, activity_regularizer="l2")
+
+
+class Alternating(Trainer):
+    """TRAIN calls one half, EVAL the other: each is to pay for its own activity alone."""
+
+    def compute_loss(self, batch, phase):
+        half = self.model.first if phase is Phase.TRAIN else self.model.second
+        return 0.0 * tf.reduce_mean(phase.call(half, batch))
+
+
+def test_losses_of_layers_count_only_in_the_step_that_called_them():
+    x = normal(8, 3)
+    trainer = Alternating(AddsLoss(), tf_keras.optimizers.SGD(0.0), **QUIET)
+    source = data.from_arrays(x, batch_size=8)
+    history = trainer.fit(source, epochs=2, eval_data=source)
+    for name, half in [("loss", trainer.model.first), ("eval/loss", trainer.model.second)]:
+        activity = 0.01 * np.sum(np.square(half(x))) / len(x)
+        np.testing.assert_allclose(history[name], [activity] * 2, rtol=1e-5)
+
+
+def keyed(kind=MeanTeacher, **options):
+    models = {key: tf_keras.Sequential([layers.InputLayer([3]), layers.Dense(1)]) for key in ("student", "teacher")}
+    adam = {key: tf_keras.optimizers.Adam() for key in ("student", "teacher")}
+    return kind(models, adam, loss="mse", **QUIET, **options)
+
+
+def test_a_key_that_is_missing_or_unknown_is_named():
+    class NoKey(MeanTeacher):
+        def train_step(self, batch, phase):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean(phase.call(self.model["student"], batch[0]))
+            return {"loss": self.gradients(tape, loss, self.key)}
+
+    trainer = keyed(NoKey)
+    for trainer.key in (None, "critic"):
+        with pytest.raises(ValueError, match=f"key={trainer.key!r}: the optimizers of .* keys 'student', 'teacher'"):
+            trainer.fit(sums(), steps=1)
+
+
+def test_several_models_need_a_predict_step():
+    with pytest.raises(
+        ValueError, match=r"predict_step: with several models \(student, teacher\) .* override predict_step"
+    ):
+        keyed().predict(sums())
+
+
+def test_microbatches_slice_only_the_own_train_step():
+    with pytest.raises(ValueError, match=r"microbatches=2 slices .* MeanTeacher overrides train_step"):
+        keyed(microbatches=2)
+
+
+def test_an_own_train_step_needs_an_own_eval_step():
+    class OnlyTrains(Debugged):
+        seen = ()
+
+    trainer = OnlyTrains(tf_keras.Sequential([layers.InputLayer([3]), layers.Dense(1)]), "sgd", **QUIET)
+    with pytest.raises(ValueError, match="override eval_step"):
+        trainer.evaluate(data.from_arrays(normal(4, 3), batch_size=2))

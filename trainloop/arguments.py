@@ -78,6 +78,8 @@ def check_callbacks(callbacks: Sequence[Any]) -> list[Callback | tf_keras.callba
     """
     if isinstance(callbacks, (Callback, tf_keras.callbacks.Callback)):
         raise TypeError(f"callbacks={callbacks!r} is a single callback; give a list: callbacks=[...]")
+    if not isinstance(callbacks, (list, tuple)):
+        raise TypeError(f"callbacks={callbacks!r} is a {type(callbacks).__name__}; give a list: callbacks=[...]")
     for position, callback in enumerate(callbacks):
         name = f"callbacks[{position}]"
         if isinstance(callback, type):
@@ -135,7 +137,7 @@ def check_eval_data(eval_data: Any, eval_every: Any) -> dict[str, Any]:
 
     Raises:
       TypeError: If something is not data, or `eval_every` is not a trigger.
-      ValueError: If a dict of sets is empty, or `eval_every` is given without data.
+      ValueError: If a dict of sets is empty, a set is empty or endless, or `eval_every` is given without data.
     """
     check_trigger(eval_every, "fit: eval_every")
     if eval_data is None:
@@ -143,12 +145,12 @@ def check_eval_data(eval_data: Any, eval_every: Any) -> dict[str, Any]:
             raise ValueError(f"fit: eval_every={eval_every} was given without eval_data=; give both or neither")
         return {}
     if not isinstance(eval_data, Mapping):
-        data.check_data(eval_data, "fit: eval_data")
+        data.one_pass(eval_data, None, "fit: eval_data")
         return {"": eval_data}
     if not eval_data:
         raise ValueError("fit: eval_data={} is empty; give data, or a dict of at least one named set")
     for name, source in eval_data.items():
-        data.check_data(source, f"fit: eval_data[{name!r}]")
+        data.one_pass(source, None, f"fit: eval_data[{name!r}]")
     return dict(eval_data)
 
 
@@ -177,13 +179,14 @@ def find_strategy(models: Models) -> tf.distribute.Strategy:
 
 
 def _check_model(model: Any, name: str) -> None:
-    if isinstance(model, type):
-        raise TypeError(f"{name}={model.__name__} is a class; give an instance: {model.__name__}(...)")
+    kind = model if isinstance(model, type) else type(model)
     if keras_hooks.is_keras_3(model):
         raise TypeError(
-            f"{name}={type(model).__name__} is a model of Keras 3 (tf.keras); build it with tf_keras "
+            f"{name}={kind.__name__} is a model of Keras 3 (tf.keras); build it with tf_keras "
             "(`import tf_keras`), whose layers trainloop can see into"
         )
+    if isinstance(model, type):
+        raise TypeError(f"{name}={model.__name__} is a class; give an instance: {model.__name__}(...)")
     if not callable(model) or not isinstance(model, (tf.Module, tf.__internal__.tracking.AutoTrackable)):
         raise TypeError(
             f"{name}={model!r} is a {type(model).__name__}; it must be a tf_keras model or layer, or a tf.Module with "
@@ -207,6 +210,8 @@ def _check_optimizer(optimizer: Any, name: str) -> tf_keras.optimizers.Optimizer
             f"{name}={type(optimizer).__name__} is a legacy optimizer; "
             f"use tf_keras.optimizers.{type(optimizer).__name__}"
         )
+    if isinstance(optimizer, type):
+        raise TypeError(f"{name}={optimizer.__name__} is a class; give an instance: {optimizer.__name__}(...)")
     if not isinstance(optimizer, tf_keras.optimizers.Optimizer):
         raise TypeError(f"{name}={optimizer!r} is not an optimizer; give one of tf_keras.optimizers or its name")
     return optimizer

@@ -75,9 +75,22 @@ class Restored:
             ) from error
         return True
 
-    def restore_iterator(self, iterator: tf.data.Iterator) -> None:
-        """Puts an iterator of the training data where it stood."""
-        tf.train.Checkpoint(iterator=iterator).read(str(self._directory / _PREFIX)).expect_partial()
+    def restore_iterator(self, iterator: tf.data.Iterator) -> bool:
+        """Puts an iterator of the training data where it stood; returns False where none was saved.
+
+        Raises:
+          ValueError: If the one that was saved went over other data.
+        """
+        if not any(name.startswith("iterator/") for name, _ in tf.train.list_variables(str(self._directory / _PREFIX))):
+            return False
+        try:
+            tf.train.Checkpoint(iterator=iterator).read(str(self._directory / _PREFIX)).expect_partial()
+        except tf.errors.OpError as error:
+            raise ValueError(
+                f"fit: train_data= cannot be put where the run of {self._directory} stood: {error.message}. It is "
+                "another dataset than the one the run was trained on; build that, or begin anew with restart_data=True"
+            ) from error
+        return True
 
 
 class Checkpoints:
@@ -144,7 +157,8 @@ class Checkpoints:
 
         Args:
           checkpoint: What to save.
-          step: Its step. A checkpoint that this step already has is moved aside, never written over.
+          step: Its step. A checkpoint that this step already has is moved aside, never written over, and deleted when
+            the new one is complete.
           metrics: The newest value of each metric, by full name; they stand in the manifest.
           keep: How many of the newest checkpoints to keep.
           monitor: The metric by which the best one is kept too.
@@ -165,12 +179,19 @@ class Checkpoints:
             _sync(file)
         _sync(writing)
         target = self.path(step)
-        if target.exists():
-            target.rename(_free_name(target))
+        before = target.rename(_free_name(target)) if target.exists() else None
         writing.rename(target)
         _sync(self.directory)
+        if before is not None:
+            shutil.rmtree(before)
         self._retire(retention)
         return target
+
+    def supersede(self, *, after: int) -> None:
+        """Moves the checkpoints after a step aside: the run was put back there, and goes another way."""
+        for step in self.steps():
+            if step > after:
+                self.path(step).rename(_free_name(self.path(step)))
 
     def restore(self, checkpoint: tf.train.Checkpoint, step: int) -> Restored:
         """Reads a step's checkpoint into `checkpoint`.

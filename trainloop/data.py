@@ -41,8 +41,11 @@ class ArrayData:
         self.augment_fn = augment_fn
         self._arrays = tf.nest.map_structure(_as_array, arrays)
         leaves = tf.nest.flatten(self._arrays)
-        if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size <= 0:
-            raise ValueError(f"from_arrays: batch_size={batch_size!r} must be a positive whole number")
+        _check_positive(batch_size, "from_arrays: batch_size")
+        if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63):
+            raise ValueError(f"from_arrays: seed={seed!r} must be a whole number from 0 to 2**63 - 1, or None")
+        if not leaves:
+            raise ValueError(f"from_arrays: arrays={arrays!r} holds no array")
         lengths = {len(leaf) for leaf in leaves}
         if len(lengths) != 1:
             shapes = ", ".join(str(leaf.shape) for leaf in leaves)
@@ -127,7 +130,8 @@ def from_arrays(
 
     Raises:
       TypeError: If something in `arrays` is not an array.
-      ValueError: If the arrays differ in their number of rows or have none, or `batch_size` is not positive.
+      ValueError: If the arrays differ in their number of rows or have none, `batch_size` is not positive, or `seed` is
+        out of range.
 
     Example:
       >>> import numpy as np
@@ -149,7 +153,8 @@ class Stream:
       may_end: Whether a batch may be missing, so that the loop has to look at each.
       iterator: Where the next batch comes from.
       saved_iterator: The iterator, where the position can only be saved with it; else None.
-      can_resume: Whether a checkpoint can hold the position.
+      passes: How many iterators were made of the data, where the order of the next pass depends on it.
+      caveat: Why a resumed run may see other batches than one that was not killed, and what it will see; else None.
     """
 
     steps_per_epoch: int | None = None
@@ -158,11 +163,15 @@ class Stream:
     may_end = False
     iterator: Any = None
     saved_iterator: Any = None
-    can_resume = True
+    passes = 1
+    caveat: str | None = None
 
     def seek(self, epoch: int, batch: int) -> None:
         """Moves to a batch of an epoch."""
         raise NotImplementedError
+
+    def skip_passes(self, passes: int) -> None:
+        """Goes on to the order of a later pass."""
 
     def begin_epoch(self) -> None:
         """Goes on to the next epoch."""
@@ -188,16 +197,23 @@ class ArrayStream(Stream):
 class DatasetStream(Stream):
     """A `tf.data.Dataset`: iterated anew each epoch, or, where the run is counted in steps, once."""
 
-    def __init__(self, dataset: tf.data.Dataset, steps_per_epoch: int | None, in_epochs: bool):
+    def __init__(self, dataset: tf.data.Dataset):
         self._dataset = dataset
-        cardinality = int(dataset.cardinality())
-        self.steps_per_epoch = cardinality if cardinality >= 0 and in_epochs else steps_per_epoch
-        self.restarts = in_epochs and steps_per_epoch is None
-        self.has_epochs = self.restarts or self.steps_per_epoch is not None
-        self.may_end = cardinality == tf.data.UNKNOWN_CARDINALITY
+        self._cardinality = int(dataset.cardinality())
+        self.may_end = self._cardinality == tf.data.UNKNOWN_CARDINALITY
         self.iterator = iter(dataset)
-        self.can_resume = _can_be_saved(self.iterator)
-        self.saved_iterator = self.iterator if self.can_resume else None
+        self._is_saved = _can_be_saved(self.iterator)
+        self.saved_iterator = self.iterator if self._is_saved else None
+        if not self._is_saved:
+            self.caveat = _UNSAVED
+        elif _shuffles_anew_within_a_pass(dataset):
+            self.caveat = _SHUFFLES_WITHIN
+
+    def count(self, steps_per_epoch: int | None, *, in_epochs: bool) -> None:
+        """Says how long an epoch is, and whether the run is counted in epochs."""
+        self.steps_per_epoch = self._cardinality if self._cardinality >= 0 and in_epochs else steps_per_epoch
+        self.restarts = in_epochs and (steps_per_epoch is None or self._cardinality >= 0)
+        self.has_epochs = self.restarts or self.steps_per_epoch is not None
 
     def seek(self, epoch: int, batch: int) -> None:
         """Does nothing: where the iterator stands is the position."""
@@ -205,11 +221,48 @@ class DatasetStream(Stream):
     def begin_epoch(self) -> None:
         """Iterates the dataset anew, unless it has no end."""
         if self.restarts:
-            self.iterator = iter(self._dataset)
-            self.saved_iterator = self.iterator if self.can_resume else None
+            self._make_iterator()
+
+    def skip_passes(self, passes: int) -> None:
+        """Makes iterators until there were as many: `shuffle` draws the order of a pass when its iterator is made.
+
+        A saved iterator holds what it has yet to draw from, except where all of a pass has been drawn already.
+        """
+        while self.passes < passes:
+            self._make_iterator()
+
+    def _make_iterator(self) -> None:
+        self.iterator = iter(self._dataset)
+        self.saved_iterator = self.iterator if self._is_saved else None
+        self.passes += 1
 
 
-def training_stream(source: Any, run_seed: int, *, steps_per_epoch: int | None, steps_needed: int | None) -> Stream:
+_UNSAVED = (
+    "cannot save its position (it holds a generator, Python code or unseeded random ops): a resumed run will begin the "
+    "epoch under way again"
+)
+_SHUFFLES_WITHIN = (
+    "repeats what was shuffled and then batched, mapped or otherwise changed, and TensorFlow forgets how to shuffle on "
+    "where a checkpoint falls on the end of a pass: a resumed run may see the next passes in another order. Put repeat() "
+    "next to shuffle(), or leave it out and give epochs="
+)
+
+
+def is_same(source: Any, other: Any) -> bool:
+    """Returns whether a position in one set of training data means the same in the other."""
+    if isinstance(source, ArrayData) and isinstance(other, ArrayData):
+        return (source.rows, source.batch_size) == (other.rows, other.batch_size)
+    return source is other
+
+
+def training_stream(
+    source: Any,
+    run_seed: int,
+    *,
+    steps_per_epoch: int | None,
+    steps_needed: int | None,
+    opened: Any = None,
+) -> Stream:
     """Returns what `fit` reads from.
 
     Args:
@@ -217,12 +270,13 @@ def training_stream(source: Any, run_seed: int, *, steps_per_epoch: int | None, 
       run_seed: The run's seed, for the order of `from_arrays` data.
       steps_per_epoch: `fit`'s argument.
       steps_needed: How many more steps the run takes; None where its total is in epochs.
+      opened: What was returned for the same source before, to go on with.
 
     Raises:
       ValueError: If the data are empty or too few, or `steps_per_epoch` is missing or contradicts them.
     """
-    if steps_per_epoch is not None and (not isinstance(steps_per_epoch, int) or steps_per_epoch <= 0):
-        raise ValueError(f"fit: steps_per_epoch={steps_per_epoch!r} must be a positive whole number")
+    if steps_per_epoch is not None:
+        _check_positive(steps_per_epoch, "fit: steps_per_epoch")
     known = source.steps_per_epoch if isinstance(source, ArrayData) else int(source.cardinality())
     if known == 0:
         raise ValueError("fit: train_data= is empty: it has no batch")
@@ -232,7 +286,7 @@ def training_stream(source: Any, run_seed: int, *, steps_per_epoch: int | None, 
             "steps_per_epoch=, or repeat() the dataset to make it endless"
         )
     if isinstance(source, ArrayData):
-        return ArrayStream(source, run_seed)
+        return opened or ArrayStream(source, run_seed)
     if known == tf.data.INFINITE_CARDINALITY and steps_needed is None and steps_per_epoch is None:
         raise ValueError(
             "fit: epochs= was given, but train_data= is endless and has none; say how long one is with "
@@ -243,7 +297,9 @@ def training_stream(source: Any, run_seed: int, *, steps_per_epoch: int | None, 
             f"fit: train_data= is exhausted after {known} batches, but {steps_needed} steps are left; repeat() the "
             "dataset, or give epochs= to have it iterated again"
         )
-    return DatasetStream(source, steps_per_epoch, in_epochs=steps_needed is None)
+    stream = opened or DatasetStream(source)
+    stream.count(steps_per_epoch, in_epochs=steps_needed is None)
+    return stream
 
 
 def one_pass(source: Any, steps: int | None, argument: str) -> tuple[tf.data.Dataset, int | None]:
@@ -256,19 +312,32 @@ def one_pass(source: Any, steps: int | None, argument: str) -> tuple[tf.data.Dat
 
     Raises:
       TypeError: If `source` is not data.
-      ValueError: If it is empty, or endless while `steps` is not given.
+      ValueError: If it is empty, has fewer batches than `steps`, or is endless while `steps` is not given.
     """
     check_data(source, argument)
-    if steps is not None and (not isinstance(steps, int) or isinstance(steps, bool) or steps <= 0):
-        raise ValueError(f"steps={steps!r} must be a positive whole number")
+    if steps is not None:
+        _check_positive(steps, f"{argument.split(':')[0]}: steps")
     dataset = source.once if isinstance(source, ArrayData) else source
-    if int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY and steps is None:
-        raise ValueError(f"{argument}= is endless; say how many batches to take with steps=")
+    cardinality = int(dataset.cardinality())
+    if cardinality == tf.data.INFINITE_CARDINALITY and steps is None:
+        take = "steps=" if argument.startswith(("evaluate", "predict")) else "take(...)"
+        raise ValueError(f"{argument}= is endless; say how many batches to use with {take}")
+    if cardinality >= 0:
+        check_taken(cardinality, steps, argument)
     dataset = dataset if steps is None else dataset.take(steps)
     cardinality = int(dataset.cardinality())
-    if cardinality == 0:
-        raise ValueError(f"{argument}= is empty: it has no batch")
     return dataset, cardinality if cardinality > 0 else None
+
+
+def check_taken(batches: int, steps: int | None, argument: str) -> None:
+    """Raises ValueError where data have no batch, or fewer batches than `steps`."""
+    if batches == 0:
+        raise ValueError(f"{argument}= is empty: it has no batch")
+    if steps is not None and batches < steps:
+        raise ValueError(
+            f"{argument}= is exhausted after {batches} batches, but steps={steps} asks for more; give no more steps "
+            "than there are batches, or none to use all"
+        )
 
 
 def check_data(source: Any, argument: str) -> None:
@@ -287,6 +356,21 @@ def check_data(source: Any, argument: str) -> None:
     raise TypeError(f"{argument}= is a {type(source).__name__}; {hint}")
 
 
+def _check_positive(value: Any, argument: str) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+        raise ValueError(f"{argument}={value!r} must be a positive whole number")
+
+
+def _shuffles_anew_within_a_pass(dataset: Any, *, repeated: bool = False, changed: bool = False) -> bool:
+    """Returns whether a shuffle feeds a repeat through something else, which lets go of the shuffle where a pass ends."""
+    name = type(dataset).__name__
+    if "Shuffle" in name and repeated and changed and getattr(dataset, "_reshuffle_each_iteration", True):
+        return True
+    is_repeat = "Repeat" in name
+    below = {"repeated": repeated or is_repeat, "changed": repeated and (changed or not is_repeat)}
+    return any(_shuffles_anew_within_a_pass(source, **below) for source in getattr(dataset, "_inputs", list)())
+
+
 def _can_be_saved(iterator: Any) -> bool:
     """Tries it: TensorFlow has no way to ask. At the start of a dataset this writes next to nothing."""
     with tempfile.TemporaryDirectory() as directory:
@@ -299,7 +383,10 @@ def _can_be_saved(iterator: Any) -> bool:
 
 def _as_array(value: Any) -> np.ndarray:
     if not hasattr(value, "__array__"):
-        raise TypeError(f"from_arrays: arrays= holds a {type(value).__name__} ({value!r}); every leaf must be an array")
+        raise TypeError(
+            f"from_arrays: arrays= holds {value!r} of type {type(value).__name__}; every leaf must be an array "
+            "(numpy.asarray makes one of a list)"
+        )
     array = np.asarray(value)
     if array.ndim == 0:
         raise ValueError("from_arrays: arrays= holds a scalar; every leaf must have rows")

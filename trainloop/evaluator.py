@@ -17,6 +17,7 @@ from trainloop.phase import Phase, check_phase
 from trainloop.state import State, new_window
 from trainloop.step_methods import StepMethods
 from trainloop.steps import GatheringLoop, SummingLoop
+from trainloop.user_code import noted
 
 if TYPE_CHECKING:
     from trainloop.trainer import Trainer
@@ -67,10 +68,10 @@ class Evaluator(StepMethods):
 
         Raises:
           TypeError: If `data` is not data or `phase` is not a `Phase`.
-          ValueError: If the data are empty, or endless while `steps` is not given.
+          ValueError: If the data are empty, have fewer batches than `steps`, or are endless while it is not given.
         """
         check_phase(phase, (Phase.EVAL,))
-        found = self._evaluate({"": data}, steps, "evaluate")
+        found = self._evaluate({"": data}, steps, "evaluate", "evaluate: data")
         return {name.removeprefix(f"{phase.value}/"): value for name, value in found.items()}
 
     def predict(self, data: Data, *, phase: Phase = Phase.PREDICT, steps: int | None = None) -> Any:
@@ -87,65 +88,66 @@ class Evaluator(StepMethods):
 
         Raises:
           TypeError: If `data` is not data or `phase` is not a `Phase`.
-          ValueError: If the data are empty, or endless while `steps` is not given.
+          ValueError: If the data are empty, have fewer batches than `steps`, or are endless while it is not given.
         """
         check_phase(phase, (Phase.PREDICT,))
         with self.strategy.scope(), self._in_phase(phase, "predict"):
             return self._predict(data, steps)
 
-    def _evaluate(self, sets: Mapping[str, Data], steps: int | None, reason: str) -> dict[str, Any]:
+    def _evaluate(self, sets: Mapping[str, Data], steps: int | None, reason: str, argument: str) -> dict[str, Any]:
         """Returns the metrics of all sets by full name: `eval/loss`, or `eval/<set>/loss` where the set has a name."""
         with self.strategy.scope(), self._in_phase(Phase.EVAL, reason) as found:
             for name, source in sets.items():
                 prefix = f"{Phase.EVAL.value}/{name}/" if name else f"{Phase.EVAL.value}/"
-                found |= {prefix + key: value for key, value in self._evaluate_set(source, steps).items()}
+                metrics = self._evaluate_set(source, steps, f"{argument}[{name!r}]" if name else argument)
+                found |= {prefix + key: value for key, value in metrics.items()}
             self.latest_metrics |= found
         return dict(found)
 
-    def _evaluate_set(self, source: Data, steps: int | None) -> dict[str, Any]:
-        batches, count = data.one_pass(source, steps, "data")
+    def _evaluate_set(self, source: Data, steps: int | None, argument: str) -> dict[str, Any]:
+        batches, count = data.one_pass(source, steps, argument)
         iterator = iter(batches)
-        loop = self._loop(Phase.EVAL, iterator, may_end=count is None)
+        loop = self._loop(Phase.EVAL, iterator, argument, may_end=count is None)
         with self.metrics.borrowed():
             loop.window.assign(tf.zeros_like(loop.window))
-            pace, left = Pace(), count
-            while left is None or left > 0:
+            pace, taken, out_of_data = Pace(), 0, False
+            while not out_of_data and (count is None or taken < count):
                 start = self.clock()
-                ran = loop.run(iterator, pace.steps if left is None else min(pace.steps, left), self.epoch)
+                ran = loop.run(iterator, pace.steps if count is None else min(pace.steps, count - taken), self.epoch)
                 pace.observe(ran.steps, self.clock() - start)
-                left = left if left is None else left - ran.steps
-                if ran.out_of_data:
-                    break
-            if loop.window_rows() == 0:
-                raise ValueError("data= is empty: it has no batch")
+                taken, out_of_data = taken + ran.steps, ran.out_of_data
+            data.check_taken(taken, steps, argument)
             return {**loop.means(), **self.metrics.result()}
 
     def _predict(self, source: Data, steps: int | None) -> Any:
-        batches, count = data.one_pass(source, steps, "data")
+        argument = "predict: data"
+        batches, count = data.one_pass(source, steps, argument)
         iterator = iter(batches)
-        loop = self._loop(Phase.PREDICT, iterator, may_end=count is None)
+        loop = self._loop(Phase.PREDICT, iterator, argument, may_end=count is None)
         gathered: list[Any] = []
-        pace, left = Pace(), count
-        while left is None or left > 0:
+        pace, taken = Pace(), 0
+        while count is None or taken < count:
             start = self.clock()
-            done, outputs = loop.run(iterator, pace.steps if left is None else min(pace.steps, left), self.epoch)
+            done, outputs = loop.run(
+                iterator, pace.steps if count is None else min(pace.steps, count - taken), self.epoch
+            )
             pace.observe(done, self.clock() - start)
-            left = left if left is None else left - done
+            taken += done
             if done == 0:
                 break
             gathered.append(tf.nest.map_structure(_to_numpy, outputs))
-        if not gathered:
-            raise ValueError("data= is empty: it has no batch")
+        data.check_taken(taken, steps, argument)
         return tf.nest.map_structure(lambda *chunks: _joined(chunks), *gathered)
 
-    def _loop(self, phase: Phase, iterator: Any, *, may_end: bool, **options: Any) -> Any:
+    def _loop(self, phase: Phase, batches: Any, argument: str, *, may_end: bool, **options: Any) -> Any:
         """Returns the compiled loop of a phase; one is made anew only where its graph would be another one.
 
         What changes a graph: the kind of batches, and what is frozen. So `layer.trainable = False` takes effect also
         when it is set after a step was traced.
         """
-        key = (phase, repr(iterator.element_spec), may_end, self.run_eagerly, self._frozen(), *options.values())
-        if key not in self._loops:
+        kind = (phase, repr(batches.element_spec), may_end, self.run_eagerly, *options.values())
+        loop = self._loops.get((kind, self._frozen()))
+        if loop is None:
             shared = {
                 "counter": self.state.step,
                 "may_end": may_end,
@@ -161,10 +163,11 @@ class Evaluator(StepMethods):
                 loop = SummingLoop(
                     method, phase, self.strategy, metrics=self.metrics, window=window, **shared, **options
                 )
-            loop.prepare(iterator)
+            with noted(f"while tracing a step for the batches of {argument}=: {batches.element_spec}"):
+                loop.prepare(batches)
             self._after_trace()
-            self._loops[key] = loop
-        return self._loops[key]
+            self._loops[kind, self._frozen()] = loop  # asked again: the trace may have made layers
+        return loop
 
     def _after_trace(self) -> None:
         """Called when a step was traced, which may have made layers and metrics build their variables."""

@@ -32,7 +32,7 @@ def compute(
 
     Returns:
       A gradient for each variable; None where the loss does not depend on it. Sparse ones (of an embedding) name each
-      row once: the optimizer clips by the norm of what it is given, and that of repeated rows is too small or too large.
+      row once: the optimizer clips by the norm of what it is given, which repeated rows would falsify.
     """
     if isinstance(optimizer, LossScaleOptimizer):
         seed = optimizer.get_scaled_loss(tf.ones([], loss.dtype))

@@ -1,8 +1,8 @@
 """The trace-time guard: while a scope is open, every layer call in it is seen, and is given its phase.
 
 A scope is found by the thread that opened it. A replica's or worker's thread, which opened none, finds it by the graph
-that is being built; a replica's thread also finds one that was opened eagerly around `strategy.run`. The guard adds no op
-to a graph.
+that is being built; a replica's thread also finds one that was opened eagerly around `strategy.run`. The guard adds no
+op to a graph.
 """
 
 from __future__ import annotations

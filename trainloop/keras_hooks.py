@@ -6,7 +6,6 @@ once, and a second Keras could be given hooks of its own.
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import functools
 import inspect
@@ -18,6 +17,7 @@ import tensorflow as tf
 import tf_keras
 
 from trainloop import policy
+from trainloop.aside import run_aside
 from trainloop.policy import Family
 
 try:
@@ -53,8 +53,15 @@ def family_of(layer: Layer) -> Family | None:
         return registered
     if type(layer).__name__ == "StochasticDepth":
         return "dropout"
-    draws_inside = (DropoutRNNCellMixin, tf_keras.layers.RNN, tf_keras.layers.Attention, tf_keras.layers.AdditiveAttention)
-    if isinstance(layer, draws_inside) and any((getattr(layer, name, None) or 0.0) > 0.0 for name in ("dropout", "recurrent_dropout")):
+    draws_inside = (
+        DropoutRNNCellMixin,
+        tf_keras.layers.RNN,
+        tf_keras.layers.Attention,
+        tf_keras.layers.AdditiveAttention,
+    )
+    if isinstance(layer, draws_inside) and any(
+        (getattr(layer, name, None) or 0.0) > 0.0 for name in ("dropout", "recurrent_dropout")
+    ):
         return "dropout"
     return None
 
@@ -140,9 +147,10 @@ def takes_training(function: Callable[..., Any]) -> bool:
 
 
 def is_keras_3(value: Any) -> bool:
-    """Returns whether an object, or a class, comes from Keras 3, which `tf.keras` is since TensorFlow 2.16."""
+    """Returns whether an object, class or function comes from Keras 3, which `tf.keras` is since TensorFlow 2.16."""
     kind = value if isinstance(value, type) else type(value)
-    return any(base.__module__.split(".")[0] == "keras" for base in kind.__mro__)
+    modules = [base.__module__ for base in kind.__mro__] + [getattr(value, "__module__", None) or ""]
+    return any(module.split(".")[0] == "keras" for module in modules)
 
 
 class _WithoutMean:
@@ -192,8 +200,7 @@ def metrics_container(weighted_metrics: Any, metrics: Any, output_names: Sequenc
 def build_metrics(container: Any, targets: Any, outputs: Any) -> None:
     """Makes the metrics of a container from the shapes of targets and outputs.
 
-    A variable that comes into being while a function is traced makes TensorFlow trace the function, and the user's code
-    in it, a second time. What is built in another thread comes into being outside of the trace.
+    It is done aside, since it happens while a step is traced, which would be traced a second time for the variables.
     """
     targets = container._conform_to_outputs(outputs, targets)
     strategy = tf.distribute.get_strategy() if tf.distribute.has_strategy() else None
@@ -202,8 +209,7 @@ def build_metrics(container: Any, targets: Any, outputs: Any) -> None:
         with contextlib.nullcontext() if strategy is None else strategy.scope():
             container.build(outputs, targets)
 
-    with concurrent.futures.ThreadPoolExecutor(max_workers=1) as thread:
-        thread.submit(build).result()
+    run_aside(build)
 
 
 def compiled_arguments(model: tf_keras.Model) -> dict[str, Any]:
@@ -249,8 +255,24 @@ def layers_of(model: Any) -> list[Layer]:
     return [module for module in model.submodules if isinstance(module, Layer)] if isinstance(model, tf.Module) else []
 
 
+def forget_losses(model: Any) -> None:
+    """Drops what the layers of a model have added to `losses` in earlier calls.
+
+    Keras does it only for the layers inside the one that is called, so that a layer which this step does not call would
+    bring a tensor of another function's graph.
+    """
+    for layer in [model] if isinstance(model, Layer) else layers_of(model):
+        layer._clear_losses()
+
+
 def is_built(model: Any) -> bool:
     """Returns whether all of a model's variables exist."""
     if isinstance(model, Layer):
-        return model.built and all(layer.built for layer in model._flatten_layers(include_self=False))
-    return bool(model.variables)
+        return all(layer.built or _only_holds_layers(layer) for layer in model._flatten_layers())
+    return bool(model.variables) and all(map(is_built, layers_of(model)))
+
+
+def _only_holds_layers(layer: Layer) -> bool:
+    """Returns whether a layer has no weights of its own: then nobody need ever call it (a VAE: `encode`, `decode`)."""
+    own_build = type(layer).build not in (base_layer.Layer.build, training_lib.Model.build)
+    return not own_build and any(True for _ in layer._flatten_layers(include_self=False))

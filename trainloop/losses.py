@@ -62,8 +62,9 @@ class Metrics:
     """
 
     def __init__(self, spec: Any = None, unweighted: Any = None, output_names: Sequence[str] | None = None):
-        for item in tf.nest.flatten([spec, unweighted]):
-            _check_metric(item)
+        for argument, given in (("metrics", spec), ("unweighted_metrics", unweighted)):
+            for item in tf.nest.flatten(given):
+                _check_metric(argument, item)
         self._given = [spec, unweighted]
         self._container = keras_hooks.metrics_container(spec, unweighted, output_names)
         self._has_any = any(item is not None for item in tf.nest.flatten(self._given))
@@ -143,8 +144,7 @@ def _parts(variable: Any) -> list[tf.Variable]:
 def _check_loss(item: Any) -> None:
     if item is None:
         return
-    if keras_hooks.is_keras_3(item):
-        raise TypeError(f"loss={item!r} is of Keras 3 (tf.keras); use tf_keras.losses.{type(item).__name__}")
+    _check_kind("loss", item, tf_keras.losses)
     try:
         resolved = tf_keras.losses.get(item)
     except (ValueError, TypeError) as error:
@@ -159,16 +159,33 @@ def _check_loss(item: Any) -> None:
         )
 
 
-def _check_metric(item: Any) -> None:
-    if keras_hooks.is_keras_3(item):
-        raise TypeError(f"metrics={item!r} is of Keras 3 (tf.keras); use tf_keras.metrics.{type(item).__name__}")
-    if not (item is None or isinstance(item, str) or callable(item) or isinstance(item, tf_keras.metrics.Metric)):
-        raise TypeError(f"metrics={item!r} must be a name, a function (targets, outputs) or a tf_keras.metrics.Metric")
+def _check_metric(argument: str, item: Any) -> None:
+    if item is None:
+        return
+    _check_kind(argument, item, tf_keras.metrics)
+    if not isinstance(item, str) and not callable(item):
+        raise TypeError(
+            f"{argument}={item!r} must be a name, a function (targets, outputs) or a tf_keras.metrics.Metric"
+        )
     if isinstance(item, str) and item.lower() not in ("accuracy", "acc", "crossentropy", "ce"):
         try:
-            tf_keras.metrics.get(item)
-        except ValueError as error:
-            raise ValueError(f"metrics={item!r} is not a metric of tf-keras: {str(error).splitlines()[0]}") from error
+            known = callable(tf_keras.metrics.get(item))
+        except ValueError:
+            known = False
+        if not known:
+            raise ValueError(
+                f"{argument}={item!r} is not a metric of tf-keras; give a name that tf_keras.metrics.get knows, a "
+                "function (targets, outputs) or a tf_keras.metrics.Metric"
+            )
+
+
+def _check_kind(argument: str, item: Any, module: Any) -> None:
+    """Refuses what comes from Keras 3, and a class where an instance is meant."""
+    name = getattr(item, "__name__", type(item).__name__)
+    if keras_hooks.is_keras_3(item):
+        raise TypeError(f"{argument}={name} is of Keras 3 (tf.keras); use {module.__name__}.{name}")
+    if isinstance(item, type):
+        raise TypeError(f"{argument}={name} is a class; give an instance: {name}(...)")
 
 
 def _plain_name(metric: tf_keras.metrics.Metric) -> str:

@@ -108,11 +108,11 @@ def check_phase(phase: Any, allowed: tuple[Phase, ...] = tuple(Phase), argument:
       TypeError: If `phase` is not a `Phase` (a string, a bool, ...).
       ValueError: If it is a `Phase` that does not serve here.
     """
-    choices = ", ".join(str(member) for member in allowed)
+    choices = " or ".join(str(member) for member in allowed)
     if not isinstance(phase, Phase):
-        near = next((member for member in Phase if phase in (member.value, member.name)), None)
-        hint = f"; did you mean {near}?" if near else ""
-        raise TypeError(f"{argument}={phase!r} is not a Phase; it must be one of {choices}{hint}")
+        near = [str(member) for member in allowed if isinstance(phase, str) and phase.lower() == member.value]
+        hint = f"; did you mean {near[0]}?" if near and len(allowed) > 1 else ""
+        raise TypeError(f"{argument}={phase!r} is not a Phase; it must be {choices}{hint}")
     if phase not in allowed:
-        raise ValueError(f"{argument}={phase} does not serve here; it must be one of {choices}")
+        raise ValueError(f"{argument}={phase} does not serve here; it must be {choices}")
     return phase

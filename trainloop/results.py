@@ -26,8 +26,9 @@ class StepResult:
     Example:
       >>> import tensorflow as tf
       >>> from trainloop import StepResult
-      >>> StepResult(loss=tf.constant(1.5), scalars={"kl": tf.constant(0.5)}).named_scalars()["kl"].numpy()
-      0.5
+      >>> result = StepResult(loss=tf.constant(1.5), scalars={"kl": tf.constant(0.5)})
+      >>> list(result.named_scalars())
+      ['loss', 'kl']
     """
 
     loss: Any = None

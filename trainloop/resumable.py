@@ -37,6 +37,8 @@ class Resumable(Evaluator):
         super().__init__(model, optimizer, **options)
         self.seed = arguments.check_seed(seed)
         self.workdir = None if workdir is None else Workdir(workdir)
+        if self.workdir is not None:
+            self.workdir.check()
         self.checkpoints = None if self.workdir is None else Checkpoints(self.workdir.checkpoints)
         self.callbacks = with_defaults(
             arguments.check_callbacks(callbacks), defaults=default_callbacks, has_workdir=workdir is not None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import json
 from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
+
+from trainloop.aside import run_aside
 
 MAX_SCALARS = 62
 _WINDOW = MAX_SCALARS + 2
@@ -37,6 +38,7 @@ class State:
       step: Steps completed.
       epoch: Epochs completed.
       epoch_start: The step at which the epoch that is under way began.
+      passes: How many iterators were made of the training data.
       window: Sums of the report window: rows, total weight, then each scalar times its weight.
       checkpoint: All of it, and the models, optimizers, metrics and callbacks, as one object.
     """
@@ -45,12 +47,14 @@ class State:
         self.step = _on_the_host(tf.constant(0, tf.int64), "step")
         self.epoch = _on_the_host(tf.constant(0, tf.int64), "epoch")
         self.epoch_start = _on_the_host(tf.constant(0, tf.int64), "epoch_start")
+        self.passes = _on_the_host(tf.constant(1, tf.int64), "passes")
         self.window = new_window()
         trained = {} if optimizers is None else {"optimizer": optimizers}
         self.checkpoint = tf.train.Checkpoint(
             step=self.step,
             epoch=self.epoch,
             epoch_start=self.epoch_start,
+            passes=self.passes,
             window=self.window,
             host=host,
             model=models,
@@ -74,11 +78,10 @@ def new_window() -> tf.Variable:
 
 
 def _on_the_host(value: tf.Tensor, name: str) -> tf.Variable:
-    """Returns a variable that exists once, however many replicas there are; made in a thread, where no scope is open."""
+    """Returns a variable that exists once, however many replicas there are."""
 
     def make() -> tf.Variable:
         with tf.device("CPU"):
             return tf.Variable(value, trainable=False, name=name)
 
-    with concurrent.futures.ThreadPoolExecutor(max_workers=1) as thread:
-        return thread.submit(make).result()
+    return run_aside(make)

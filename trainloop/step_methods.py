@@ -82,7 +82,8 @@ class StepMethods:
           A scalar loss, `(loss, outputs)`, or a `StepResult`.
         """
         if self.loss is None:
-            raise ValueError("loss=None; give loss=..., or override compute_loss(self, batch, phase)")
+            method = "eval_step" if self._overrides("train_step") else "compute_loss"
+            raise ValueError(f"loss=None; give loss=..., or override {method}(self, batch, phase)")
         inputs, targets, sample_weight = batches.unpack(batch)
         outputs = call_user(phase.call, self._only_model("compute_loss"), inputs)
         return self.loss(targets, outputs, sample_weight), outputs
@@ -155,12 +156,13 @@ class StepMethods:
         """Returns the variables of a model that are trained as things stand."""
         return list(self.models[self._key(key, any_model=True)].trainable_variables)
 
+    @_as_written
     def _loss_of(self, batch: Any, phase: Phase) -> StepResult:
+        trained = [self.models[key] for key in self.optimizers]
+        for model in trained:
+            keras_hooks.forget_losses(model)
         result = results.from_compute_loss(call_user(self.compute_loss, batch, phase), "compute_loss")
-        if not self.optimizers:
-            return result
-        held = [loss for key in self.optimizers for loss in getattr(self.models[key], "losses", ())]
-        for loss in held:
+        for loss in [loss for model in trained for loss in getattr(model, "losses", ())]:
             result.loss += tf.cast(loss, result.loss.dtype)
         return result
 

@@ -113,8 +113,8 @@ class _Loop:
     def _replicas(self) -> int:
         return self._strategy.num_replicas_in_sync
 
-    def prepare(self, iterator: Any) -> None:
-        """Traces the step and the loop for batches of the iterator's kind; runs nothing."""
+    def prepare(self, source: Any) -> None:
+        """Traces the step and the loop for batches like those of a dataset or an iterator; runs nothing."""
         if self._step is not None:
             return
         if self._run_eagerly:
@@ -125,8 +125,17 @@ class _Loop:
             self._whole_step, autograph=False, jit_compile=True if self._jit_compile and self._replicas == 1 else None
         )
         with own_exceptions():
-            self._step = step.get_concrete_function(iterator.element_spec, _int64, _int64)
-        self._loop = tf.function(self._many, autograph=False)
+            self._step = step.get_concrete_function(source.element_spec, _int64, _int64)
+            if self.can_join:
+                # A concrete function cannot be traced again, and does not warn that it is: TensorFlow counts the traces
+                # of a method, so that the loops of a few Trainers look to it like one that is traced over and over.
+                loop = tf.function(self._many, autograph=False)
+                self._loop = loop.get_concrete_function(tf.data.IteratorSpec(source.element_spec), _int64, _int64)
+
+    @property
+    def can_join(self) -> bool:
+        """Whether several steps can run on the device in one call, and what they return be put together there."""
+        return True
 
     def _whole_step(self, batch: Any, step: tf.Tensor, epoch: tf.Tensor) -> Any:
         """One step on all replicas; cross-replica."""
@@ -319,12 +328,12 @@ class GatheringLoop(_Loop):
 
     @property
     def can_join(self) -> bool:
-        """Whether outputs of several steps can be put together on the device: dense rows of one known shape."""
+        """Whether the outputs are dense rows of one known shape, as they must be to be put together on the device."""
         if self._run_eagerly:
             return False
         leaves = tf.nest.flatten(self._step.structured_outputs)
         return all(
-            isinstance(leaf, tf.TensorSpec) and leaf.shape.rank not in (None, 0) and leaf.shape[1:].is_fully_defined()
+            isinstance(leaf, tf.Tensor) and leaf.shape.rank not in (None, 0) and leaf.shape[1:].is_fully_defined()
             for leaf in leaves
         )
 

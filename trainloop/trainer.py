@@ -14,6 +14,7 @@ from trainloop import arguments, data, keras_hooks
 from trainloop.agenda import Agenda, Pace, RunLength
 from trainloop.callback import Callback
 from trainloop.callbacks import Checkpointing, NonFiniteLossError, StopOnNaN
+from trainloop.checkpoint import Checkpoints
 from trainloop.evaluator import Data
 from trainloop.interrupts import Interrupts
 from trainloop.losses import LossSpec, Metrics
@@ -23,6 +24,7 @@ from trainloop.results import History
 from trainloop.resumable import Resumable
 from trainloop.steps import Ran, SummingLoop
 from trainloop.triggers import AtEnd, Every, Moment, Trigger, counts_epochs
+from trainloop.user_code import noted
 
 _REPORT, _EVALUATE, _CALLBACKS = 0, 1, 2  # positions in a run's agenda
 
@@ -127,6 +129,7 @@ class Trainer(Resumable):
         self.steps_per_epoch: int | None = None
         self._stream: data.Stream | None = None
         self._opened: tuple[Any, ...] = ()
+        self._models_built = False
         self._stop_reason: str | None = None
         self._logged: dict[str, Any] = {}
 
@@ -198,18 +201,21 @@ class Trainer(Resumable):
           WorkdirLocked: If another run writes to the workdir.
         """
         total = RunLength(steps, epochs)
-        sets = arguments.check_eval_data(eval_data, eval_every)
         data.check_data(train_data, "fit: train_data")
         self._check_can_fit()
+        sets = arguments.check_eval_data(eval_data, eval_every)
         if total.is_reached(self.step, self.epoch):
+            self._pass_by(train_data, total, steps_per_epoch)
             return History()
-        stream = self._open(train_data, total, steps_per_epoch, restart_data)
-        triggers = self._triggers(stream, total, sets, eval_every)
-        self.history, self._stop_reason = History(), None
-        with self._locked(), Interrupts() as interrupts, self.strategy.scope():
-            self._prepare_training(stream)
-            with self._fit_hooks(), self._in_phase(Phase.TRAIN, "fit"):
-                self._train(stream, total, Agenda(triggers, self.clock()), sets, interrupts)
+        with self._busy(), self.strategy.scope():
+            stream = self._open(train_data, total, steps_per_epoch, restart_data)
+            triggers = self._triggers(stream, total, sets, eval_every)
+            self._prepare_training(stream, sets)
+            self.history, self._stop_reason = History(), None
+            with self._locked(), Interrupts() as interrupts:  # nothing was written before this line
+                self._cut_logs()
+                with self._fit_hooks(), self._in_phase(Phase.TRAIN, "fit"):
+                    self._train(stream, total, Agenda(triggers, self.clock()), sets, interrupts)
         interrupts.act()
         return self.history
 
@@ -223,13 +229,13 @@ class Trainer(Resumable):
             raise ValueError(
                 "replay: there is no checkpoint to begin from; give the Trainer a workdir= with Checkpointing"
             )
+        opened = self._opened
         compiled, self._loops = self._loops, {}  # so that the steps are traced anew, under whatever watches them
         try:
             with self.strategy.scope():
                 self._restore(self.checkpoints.steps()[-1], self.checkpoints)
-                self._stream = None
-                stream = self._open(*self._opened, restart_data=False)
-                loop = self._loop(Phase.TRAIN, stream.iterator, may_end=stream.may_end)
+                stream = self._open(*opened, restart_data=False)
+                loop = self._loop(Phase.TRAIN, stream.iterator, "fit: train_data", may_end=stream.may_end)
                 while self.step < to_step:
                     bounds = to_step - self.step, stream.steps_left(self.state.epoch_step)
                     chunk = min(bound for bound in bounds if bound is not None)
@@ -246,7 +252,8 @@ class Trainer(Resumable):
         interrupts: Interrupts,
     ) -> None:
         """The outer loop: run a chunk of steps, hand over to what is due, again."""
-        pace, window, ended = Pace(), ReportWindow(self.state.window), False
+        pace, window = Pace(), ReportWindow(self.state.window)
+        ended = self._stop_reason is not None  # a hook knows that this run is over
         while not ended:
             if self.state.epoch_step == 0 or (not stream.has_epochs and window.is_empty):
                 self.metrics.reset()
@@ -291,7 +298,7 @@ class Trainer(Resumable):
             if _REPORT in due:  # a window that the end cuts short goes on where the run goes on
                 window.reset()
         if _EVALUATE in due:
-            self.history.add(self.step, self._evaluate(sets, None, "eval_every"))
+            self.history.add(self.step, self._evaluate(sets, None, "eval_every", "fit: eval_data"))
         for position in due:
             if position >= _CALLBACKS:
                 self.callbacks[position - _CALLBACKS].on_trigger(self)
@@ -318,20 +325,24 @@ class Trainer(Resumable):
 
     def _open(self, source: Data, total: RunLength, steps_per_epoch: int | None, restart_data: bool) -> data.Stream:
         """Returns the training data at the position where the run stands."""
-        if self._stream is None or source is not self._opened[0] or restart_data:
-            needed = total.steps_left(self.step)
-            stream = data.training_stream(source, self.seed, steps_per_epoch=steps_per_epoch, steps_needed=needed)
-            if restart_data or not self._goes_on(stream):
+        before = self._opened[0] if self._opened else source
+        opened = self._stream if source is before and not restart_data else None
+        needed = total.steps_left(self.step)
+        stream = data.training_stream(
+            source, self.seed, steps_per_epoch=steps_per_epoch, steps_needed=needed, opened=opened
+        )
+        if opened is None:
+            if restart_data or not data.is_same(source, before) or not self._goes_on(stream):
                 self.state.epoch_start.assign(self.state.step)
-            if not stream.can_resume and self.workdir is not None:
+            if stream.caveat is not None and self.workdir is not None:
                 warnings.warn(
-                    "train_data= cannot save its position (it holds a generator, Python code or unseeded random ops): "
-                    "a resumed run will begin the epoch under way again. trainloop.data.from_arrays has no such limit.",
-                    stacklevel=3,
+                    f"fit: train_data= {stream.caveat}. trainloop.data.from_arrays has no such limit", stacklevel=3
                 )
-        else:
-            stream = self._stream
+        left = stream.steps_left(self.state.epoch_step)
+        if left is not None and left <= 0:  # the position was counted in longer epochs
+            self.state.epoch_start.assign(self.state.step)
         stream.seek(self.epoch, self.state.epoch_step)
+        self.state.passes.assign(stream.passes)
         self._stream, self._opened = stream, (source, total, steps_per_epoch)
         self.steps_per_epoch, self.total_steps = stream.steps_per_epoch, total.steps
         if total.epochs is not None and stream.steps_per_epoch is not None:
@@ -339,14 +350,24 @@ class Trainer(Resumable):
             self.total_steps = int(self.state.epoch_start) + epochs_left * stream.steps_per_epoch
         return stream
 
+    def _pass_by(self, source: Data, total: RunLength, steps_per_epoch: int | None) -> None:
+        """Notes whose data the run's position is in where a stage is over: the next one may bring other data."""
+        stands_at_its_end = (self.step if total.epochs is None else self.epoch) == (total.steps or total.epochs)
+        if not self._opened and stands_at_its_end:
+            self._opened = (source, total, steps_per_epoch)
+
+    def _restore(self, step: int, checkpoints: Checkpoints) -> int:
+        self._stream, self._opened = None, ()
+        return super()._restore(step, checkpoints)
+
     def _goes_on(self, stream: data.Stream) -> bool:
         """Returns whether newly opened data can be put where the run stands; a saved iterator is put there."""
         if isinstance(stream, data.ArrayStream) or (self.state.epoch_step == 0 and self._restored is None):
             return True
         if stream.saved_iterator is None or self._restored is None or self._restored.step != self.step:
             return False
-        self._restored.restore_iterator(stream.saved_iterator)
-        return True
+        stream.skip_passes(int(self.state.passes))
+        return self._restored.restore_iterator(stream.saved_iterator)
 
     def _triggers(
         self, stream: data.Stream, total: RunLength, sets: Mapping[str, Data], eval_every: Trigger | None
@@ -361,6 +382,7 @@ class Trainer(Resumable):
         named = {"report_every": report, "fit: eval_every": eval_every}
         named |= {f"trigger of {type(callback).__name__}": callback.trigger for callback in self.callbacks}
         for name, trigger in named.items():
+            arguments.check_trigger(trigger, name)
             if trigger is not None and counts_epochs(trigger) and not stream.has_epochs:
                 raise ValueError(
                     f"{name}={trigger} counts epochs, but train_data= has none; say how long one is with "
@@ -368,52 +390,59 @@ class Trainer(Resumable):
                 )
         return [report, eval_every, *(callback.trigger for callback in self.callbacks)]
 
-    def _prepare_training(self, stream: data.Stream) -> None:
-        """Makes every variable and traces the step, so that nothing comes into being once the run is under way."""
+    def _prepare_training(self, stream: data.Stream, sets: Mapping[str, Data]) -> None:
+        """Makes every variable and traces every step, so that what cannot work is known before the run is under way."""
         self._build_models(stream)
         self._build_variables()
         self.state.checkpoint.iterator = stream.saved_iterator
         self._training_loop(stream)
-        if self._restored is not None and self.workdir is not None and self._restored.check():
-            self.workdir.cut_jsonl(self.workdir.metrics, self._restored.step)
-            self.workdir.cut_jsonl(self.workdir.phases, self._restored.step)
+        for name, source in sets.items():
+            argument = f"fit: eval_data[{name!r}]" if name else "fit: eval_data"
+            batches, count = data.one_pass(source, None, argument)
+            self._loop(Phase.EVAL, batches, argument, may_end=count is None)
+        if self._restored is not None:
+            self._restored.check()
+
+    def _cut_logs(self) -> None:
+        """Takes away what a workdir holds of later steps: the run was killed, or put back, and makes them again."""
+        if self.workdir is None or self.checkpoints is None:
+            return
+        self.workdir.cut_jsonl(self.workdir.metrics, self.step)
+        self.workdir.cut_jsonl(self.workdir.phases, self.step)
+        self.checkpoints.supersede(after=self.step)
 
     def _build_models(self, stream: data.Stream) -> None:
         """Traces the step for nothing but the variables that it makes, where a model has not made all of its own."""
-        if all(map(keras_hooks.is_built, self.models.values())):
+        if self._models_built or all(map(keras_hooks.is_built, self.models.values())):
             return
-        whole_step = self._overrides("train_step")
-        method, phase = (self.train_step, Phase.TRAIN) if whole_step else (self.eval_step, Phase.EVAL)
         self._building = True
+        note = f"model= could not be built from a batch of fit: train_data=, {stream.iterator.element_spec}"
         try:
-            SummingLoop(
-                method,
-                phase,
+            loop = SummingLoop(
+                self.train_step if self._overrides("train_step") else self._loss_of,
+                Phase.TRAIN,
                 self.strategy,
                 metrics=Metrics(),
                 counter=self.state.step,
                 window=self.state.window,
                 may_end=stream.may_end,
-            ).prepare(stream.iterator)
-        except Exception as error:
-            error.add_note(f"model= could not be built from a batch of train_data=: {stream.iterator.element_spec}")
-            raise
+            )
+            with noted(note):
+                loop.prepare(stream.iterator)
         finally:
             self._building = False
+        self._models_built = True  # a layer that the step never calls would else have it traced again in each fit
 
     def _training_loop(self, stream: data.Stream) -> SummingLoop:
         averaging = self._averaging()
-        try:
-            return self._loop(
-                Phase.TRAIN,
-                stream.iterator,
-                may_end=stream.may_end,
-                stop_on_nonfinite=any(isinstance(callback, StopOnNaN) for callback in self.callbacks),
-                after_step=None if averaging is None else averaging.update,
-            )
-        except ValueError as error:
-            error.add_note(f"while tracing a step for batches of train_data=: {stream.iterator.element_spec}")
-            raise
+        return self._loop(
+            Phase.TRAIN,
+            stream.iterator,
+            "fit: train_data",
+            may_end=stream.may_end,
+            stop_on_nonfinite=any(isinstance(callback, StopOnNaN) for callback in self.callbacks),
+            after_step=None if averaging is None else averaging.update,
+        )
 
     def _check_ran(self, ran: Ran, stream: data.Stream) -> None:
         if not ran.finite:
@@ -436,6 +465,7 @@ class Trainer(Resumable):
         self.state.epoch.assign_add(1)
         self.state.epoch_start.assign(self.state.step)
         stream.begin_epoch()
+        self.state.passes.assign(stream.passes)
         self.state.checkpoint.iterator = stream.saved_iterator
         return True
 
@@ -444,14 +474,16 @@ class Trainer(Resumable):
             if isinstance(callback, Checkpointing):
                 callback.on_trigger(self)
 
+    def _locked(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self.workdir is None else self.workdir.lock()
+
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        with contextlib.nullcontext() if self.workdir is None else self.workdir.lock():
-            self.fitting = True
-            try:
-                yield
-            finally:
-                self.fitting = False
+    def _busy(self) -> Iterator[None]:
+        self.fitting = True
+        try:
+            yield
+        finally:
+            self.fitting = False
 
     @contextlib.contextmanager
     def _fit_hooks(self) -> Iterator[None]:

@@ -29,6 +29,16 @@ def call_user(method: Callable[..., Any], *args: Any) -> Any:
 
 
 @contextlib.contextmanager
+def noted(note: str) -> Iterator[None]:
+    """Adds a note to whatever exception leaves the block; the exception stays the one it is."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(note)
+        raise
+
+
+@contextlib.contextmanager
 def own_exceptions() -> Iterator[None]:
     """Lets an exception of user code out as itself where AutoGraph or Keras has put another one in its place.
 

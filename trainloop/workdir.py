@@ -125,14 +125,17 @@ class Workdir:
         Raises:
           NotADirectoryError: If the path, or one of its parents is a file.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError):
-            in_the_way = next(p for p in (self.path, *self.path.parents) if os.path.lexists(p) and not p.is_dir())
+        self.check()
+        self.path.mkdir(parents=True, exist_ok=True)
+
+    def check(self) -> None:
+        """Raises NotADirectoryError where the path, or one of its parents, is a file; writes nothing."""
+        in_the_way = [path for path in (self.path, *self.path.parents) if os.path.lexists(path) and not path.is_dir()]
+        if in_the_way:
             raise NotADirectoryError(
-                f"workdir={str(self)!r}: {str(in_the_way)!r} is a file, expected a directory or a path that does not "
-                "exist yet. Give another workdir="
-            ) from None
+                f"workdir={str(self)!r}: {str(in_the_way[0])!r} is a file, expected a directory or a path that does "
+                "not exist yet. Give another workdir="
+            )
 
     def write_json(self, path: str | os.PathLike[str], value: Any) -> None:
         """Writes `value` as JSON in one atomic step: a reader, or a crash, meets the old file or the new one whole.

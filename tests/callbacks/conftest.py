@@ -61,6 +61,7 @@ class FakeTrainer(SimpleNamespace):
             "latest_metrics": {},
             "fitting": True,
             "phase_reason": "fit",
+            "jit_compile": False,
         }
         super().__init__(**defaults | attributes)
 

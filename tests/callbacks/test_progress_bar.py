@@ -78,6 +78,7 @@ def test_a_bar_with_steps_epoch_rate_time_and_metrics(make_trainer, pairs, open_
     assert " steps/s, loss 0." in bar
     assert ", eval/test/loss 0." in bar
     assert "per_second" not in bar
+    assert " left" not in bar  # the time it took stands there now
     assert terminal.getvalue().endswith("\n")
 
 
@@ -88,6 +89,7 @@ def test_the_bar_moves_with_the_trigger(fake_trainer, open_terminal):
     trainer = fake_trainer(total_steps=1000, steps_per_epoch=100, step=250, epoch=2)
     trainer.state.epoch_step = 50
     bar.on_fit_begin(trainer)
+    assert "| 250/1000 [" in terminal.screen()[-1]
     trainer.step, trainer.epoch, trainer.state.epoch_step = 330, 3, 30
     bar.on_trigger(trainer)
     shown = terminal.screen()[-1]
@@ -147,6 +149,7 @@ def test_output_appears_above_the_bar(make_trainer, pairs, open_terminal):
 
     def talk():
         print("one line")
+        assert "/8 [" in terminal.screen()[-1]
         print("two", "lines", sep="\n")
         logger.warning("a logged line")
         print("an error", file=sys.stderr)
@@ -176,11 +179,27 @@ def test_an_open_line_is_shown_when_flushed_and_goes_on(make_trainer, pairs, ope
     assert "| 4/4 [" in bar
 
 
+def test_the_stream_above_the_bar_is_still_one_of_a_terminal(make_trainer, pairs, open_terminal):
+    terminal = open_terminal()
+    terminal.name = "the terminal"
+    found = []
+    look = At(lambda: found.append((sys.stdout.isatty(), sys.stdout.encoding, sys.stdout.name)), steps=[1])
+    make_trainer(look, ProgressBar()).fit(pairs, steps=1)
+    assert found == [(True, "utf-8", "the terminal")]
+
+
 def test_only_the_terminal_is_written_above(monkeypatch, make_trainer, pairs, open_terminal):
     terminal = open_terminal()
     piped = io.StringIO()
     monkeypatch.setattr(sys, "stdout", piped)
-    make_trainer(At(lambda: print("into a file"), steps=[1]), ProgressBar()).fit(pairs, steps=2)
+    streams = []
+
+    def write():
+        print("into a file")
+        streams.append(sys.stdout)
+
+    make_trainer(At(write, steps=[1]), ProgressBar()).fit(pairs, steps=2)
+    assert streams == [piped]
     assert piped.getvalue() == "into a file\n"
     assert "into a file" not in terminal.getvalue()
 

@@ -130,6 +130,22 @@ def test_tensors_are_checked_no_longer_afterwards(run):
     assert np.isnan(tf.math.log(-1.0))
 
 
+def test_finds_it_in_steps_that_xla_compiles(run):
+    saving = Checkpointing(Every(steps=1))
+    trainer, error = run(Logarithm, rows(True, at=3, value=-1.0), StopOnNaN(), saving, jit_compile=True)
+    assert "the output of Log (Log), float32 of shape (None, 3)" in str(error)
+    assert trainer.jit_compile
+
+
+def test_finds_it_on_two_replicas(tmp_path):
+    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+        model = tf_keras.Sequential([tf_keras.Input([3]), tf_keras.layers.Dense(1, use_bias=False)])
+    callbacks = [StopOnNaN(), Checkpointing(Every(steps=1))]
+    trainer = Logarithm(model, "sgd", callbacks=callbacks, default_callbacks=False, workdir=tmp_path)
+    with pytest.raises(NonFiniteLossError, match=r"the output of Log \(Log\), float32 of shape \(None, 3\)"):
+        trainer.fit(rows(True, at=3, value=-1.0), steps=8)
+
+
 def checkpoints_at(*steps):
     return SimpleNamespace(steps=lambda: list(steps))
 

@@ -43,7 +43,8 @@ class KerasCallback(Callback):
 
     Raises:
       TypeError: If `callback` is a class, a callback of Keras 3, or no callback.
-      ValueError: If it is `BackupAndRestore`, which would restore a second time, or `every` is not positive.
+      ValueError: If it is `BackupAndRestore`, which would restore a second time, or a `TensorBoard` that writes after
+        batches, whose count only `Model.fit` keeps; or if `every` is not positive.
 
     Example:
       >>> import tf_keras
@@ -183,8 +184,9 @@ class KerasCallback(Callback):
         return trainer.models[self._key], trainer.optimizers.get(self._key)
 
     def _call(self, trainer: Trainer, hook: str, *args: Any) -> None:
+        was_stopped = self._model.stop_training  # by another callback, perhaps, which has given its own reason
         getattr(self.callback, hook)(*args)
-        if self._model.stop_training:
+        if self._model.stop_training and not was_stopped:
             trainer.request_stop(f"{type(self.callback).__name__} set model.stop_training")
 
 
@@ -202,6 +204,11 @@ def _check(callback: Any) -> None:
         )
     if not isinstance(callback, tf_keras.callbacks.Callback) and not of_keras_3:
         raise TypeError(f"KerasCallback: callback={callback!r} is no callback; give a tf_keras.callbacks.Callback")
+    if isinstance(callback, tf_keras.callbacks.TensorBoard) and callback.update_freq != "epoch":
+        raise ValueError(
+            f"KerasCallback: callback=TensorBoard(update_freq={callback.update_freq!r}) needs a count of batches that "
+            "only Model.fit keeps; leave it at 'epoch', or use trainloop.TensorBoard, which writes at each report"
+        )
     if isinstance(callback, tf_keras.callbacks.BackupAndRestore):
         raise ValueError(
             "KerasCallback: callback=BackupAndRestore(...) would restore what the Trainer restores; give the Trainer a "

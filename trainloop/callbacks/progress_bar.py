@@ -204,6 +204,9 @@ class _AboveBar(io.TextIOBase):
     def fileno(self) -> int:
         return self._stream.fileno()
 
+    def __getattr__(self, name: str) -> Any:  # `buffer`, `name` and what else a stream of the terminal has
+        return getattr(self._stream, name)
+
     @property
     def encoding(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self._stream.encoding

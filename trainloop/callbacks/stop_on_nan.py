@@ -73,7 +73,7 @@ class StopOnNaN(Callback):
             )
         again = f"Run again from the checkpoint of step {checkpoints[-1]} with every tensor checked"
         try:
-            with _every_tensor_checked():
+            with _every_tensor_checked(trainer):
                 trainer.replay(step)
         except tf.errors.InvalidArgumentError as error:
             if "Detected Infinity or NaN" not in error.message:
@@ -89,12 +89,14 @@ class StopOnNaN(Callback):
 
 
 @contextlib.contextmanager
-def _every_tensor_checked() -> Iterator[None]:
+def _every_tensor_checked(trainer: Trainer) -> Iterator[None]:
+    compiled_by_xla, trainer.jit_compile = trainer.jit_compile, False  # XLA has no kernel for the checks
     tf.debugging.enable_check_numerics(stack_height_limit=_UNLIMITED, path_length_limit=_UNLIMITED)
     try:
         yield
     finally:
         tf.debugging.disable_check_numerics()
+        trainer.jit_compile = compiled_by_xla
 
 
 def _describe(error: tf.errors.InvalidArgumentError) -> str:

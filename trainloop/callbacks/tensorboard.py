@@ -52,5 +52,3 @@ class TensorBoard(Callback):
         with self._writers[phase].as_default(step=trainer.step):
             for name, value in scalars.items():
                 tf.summary.scalar(name, value)
-        # A report is rare, and a reader wants it now: unflushed, events would stay in memory for two minutes.
-        self._writers[phase].flush()

@@ -29,8 +29,8 @@ class WeightAveraging(Callback):
     and they do not fit averaged ones: they are measured on what the layers put out, and the mean of such measurements
     is not what the mean of the weights would put out. They have to be measured again with the averaged weights.
 
-    The weights are exchanged in this callback's own hooks: of the callbacks listed after it, `on_phase_end` sees the raw
-    weights again.
+    The weights are exchanged in this callback's own hooks, so callbacks that are listed after it see the raw weights
+    again in their `on_phase_end`.
 
     Args:
       ema: The decay of an exponential moving average, between 0 and 1; 0.999 looks back about 1000 steps.
@@ -98,7 +98,7 @@ class WeightAveraging(Callback):
         if phase is Phase.TRAIN:
             return
         self._depth += 1
-        if self._depth == 1 and self._count is not None and int(self._count) > 0:
+        if self._depth == 1 and self._count is not None and self._count.numpy() > 0:
             self._swap()
             self._swapped = True
 
