@@ -339,7 +339,7 @@ def gru():
     return tf_keras.Sequential(
         [
             layers.Embedding(len(LETTERS) + 2, 8, mask_zero=True),
-            layers.GRU(12, return_sequences=True),
+            layers.RNN(layers.GRUCell(12), return_sequences=True),
             layers.Dense(len(LETTERS) + 2),
         ]
     )
@@ -570,7 +570,7 @@ def fine_tuned(workdir=None, stop_at=None):
 def test_stages_share_one_script_that_is_killed_anywhere(tmp_path):
     straight, frozen, _ = fine_tuned()
     assert frozen
-    for stop_at in (4, 10, 13):
+    for stop_at in (10, 13):  # where a stage ends, and inside the second
         workdir = tmp_path / str(stop_at)
         with pytest.raises(KeyboardInterrupt):
             fine_tuned(workdir, stop_at)

@@ -258,22 +258,24 @@ def test_each_row_comes_once_an_epoch_in_an_order_of_its_own():
 
 
 def state_of(trainer: Trainer) -> list[np.ndarray]:
-    """Every number that training depends on."""
+    """Every number that training depends on, on every replica."""
     variables = [*trainer.model.variables, *trainer.optimizer.variables]
     variables += [variable for metric in trainer.metrics.objects for variable in metric.variables]
-    return [
-        variable.numpy() for variable in [*variables, trainer.state.step, trainer.state.epoch, trainer.state.window]
-    ]
+    variables += [trainer.state.step, trainer.state.epoch, trainer.state.window]
+    parts = [part for variable in variables for part in getattr(variable, "values", [variable])]
+    return [part.numpy() for part in parts]
 
 
+@pytest.mark.parametrize("replicas", [1, 2])
 @pytest.mark.parametrize("phase", [Phase.EVAL, Phase.PREDICT])
-def test_a_phase_changes_no_bit_of_what_training_depends_on(phase):
-    trainer = Counting(built(), adam(), metrics=["mae", metrics.AUC(), Rows()])
+def test_a_phase_changes_no_bit_of_what_training_depends_on(request, phase, replicas):
+    with contextlib.nullcontext() if replicas == 1 else request.getfixturevalue("two_replicas").scope():
+        trainer = Counting(built(), adam(), metrics=["mae", metrics.AUC(), Rows()])
     trainer.fit(PAIRS, steps=4)  # in the middle of an epoch, so that metrics and window are under way
     before = state_of(trainer)
     trainer.evaluate(PAIRS) if phase is Phase.EVAL else trainer.predict(PAIRS)
     after = state_of(trainer)
-    assert len(before) == len(after) > 20
+    assert len(before) == len(after) > 20 * replicas
     for found, expected in zip(after, before, strict=True):
         np.testing.assert_array_equal(found, expected)
 

@@ -8,6 +8,7 @@ A directory with that name is complete: it gets the name only after all of it is
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import json
 import math
@@ -16,11 +17,12 @@ import pathlib
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from importlib import metadata
 from typing import Any, Literal
 
 import tensorflow as tf
+from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
 _COMMITTED = re.compile(r"step_(\d+)")
 _PREFIX = "state"
@@ -44,36 +46,79 @@ class Retention:
 class Restored:
     """A checkpoint that was read. What does not exist yet is filled in as it comes into being.
 
+    Args:
+      directory: The checkpoint's directory.
+      step: Its step.
+      checkpoint: What it is read into.
+      whole: The parts (`"model"`, `"optimizer"`) whose variables all exist already.
+
     Attributes:
       step: The checkpoint's step.
 
     Raises:
-      ValueError: If something that exists already is not in the checkpoint, or has another shape there.
+      ValueError: If what exists already is not what was saved; nothing is read then.
     """
 
-    def __init__(self, directory: pathlib.Path, step: int, checkpoint: tf.train.Checkpoint):
+    def __init__(
+        self, directory: pathlib.Path, step: int, checkpoint: tf.train.Checkpoint, whole: Collection[str] = ()
+    ):
         self.step = step
         self._directory = directory
-        try:
-            self._status = checkpoint.read(str(directory / _PREFIX)).expect_partial()
-        except ValueError as error:
-            raise ValueError(f"restore: {directory} does not fit this Trainer: {error}") from error
-        self.check()
+        self._checkpoint = checkpoint
+        reader = tf.train.load_checkpoint(str(directory / _PREFIX))
+        self._shapes = reader.get_variable_to_shape_map()
+        self._nodes = TrackableObjectGraph.FromString(reader.get_tensor("_CHECKPOINTABLE_OBJECT_GRAPH")).nodes
+        self.check(whole)
+        checkpoint.read(str(directory / _PREFIX)).expect_partial()
 
-    def check(self) -> bool:
-        """Returns True if everything that exists was in the checkpoint.
+    def check(self, whole: Collection[str] = ()) -> None:
+        """Compares the variables that exist by now with those that were saved.
+
+        Args:
+          whole: The parts (`"model"`, `"optimizer"`) whose variables all exist by now.
 
         Raises:
-          ValueError: If something was not; it is named.
+          ValueError: If one was not saved, has another shape, or has no place among them; it is named.
         """
-        try:
-            self._status.assert_existing_objects_matched()
-        except AssertionError as error:
+        faults = list(self._differences(whole))
+        if faults:
+            more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
             raise ValueError(
-                f"restore: {self._directory} does not hold all that this Trainer has: {error}. It was saved with "
-                "another model, optimizer or metrics; build the same, or give another workdir="
-            ) from error
-        return True
+                f"restore: {self._directory} does not fit this Trainer: {'; '.join(faults[:5])}{more}. It was saved "
+                "with another model, optimizer, metrics or callbacks; build the same, or give another workdir="
+            )
+
+    def _differences(self, whole: Collection[str]) -> Iterator[str]:
+        """Walks what exists and what was saved side by side, by the names of the attributes."""
+        view = tf.train.TrackableView(self._checkpoint)
+        queue = collections.deque([("", self._checkpoint, 0)])
+        seen: set[tuple[int | None, int | None]] = set()
+        placed: set[int] = set()
+        left_over: dict[int, str] = {}
+        while queue:
+            path, here, node = queue.popleft()
+            pair = (None if here is None else id(here), node)
+            if pair in seen:
+                continue
+            seen.add(pair)
+            shape = None if node is None else self._saved_shape(node)
+            if isinstance(here, tf.Variable) and shape is None:
+                yield f"{path} was not saved"
+            elif isinstance(here, tf.Variable) and not here.shape.is_compatible_with(shape):
+                yield f"{path} has the shape {tuple(here.shape)} and was saved with {tuple(shape)}"
+            elif here is None and shape is not None and path.split("/")[0] in whole:
+                left_over[node] = f"{path} was saved and is not there"
+            if here is not None and node is not None:
+                placed.add(node)
+            own = {} if here is None else view.children(here)
+            saved = {} if node is None else {child.local_name: child.node_id for child in self._nodes[node].children}
+            prefix = f"{path}/" if path else ""
+            queue.extend((prefix + name, own.get(name), saved.get(name)) for name in {**own, **saved})
+        yield from (fault for node, fault in left_over.items() if node not in placed)
+
+    def _saved_shape(self, node: int) -> list[int] | None:
+        keys = [each.checkpoint_key for each in self._nodes[node].attributes if each.name == "VARIABLE_VALUE"]
+        return self._shapes[keys[0]] if keys else None
 
     def restore_iterator(self, iterator: tf.data.Iterator) -> bool:
         """Puts an iterator of the training data where it stood; returns False where none was saved.
@@ -81,7 +126,7 @@ class Restored:
         Raises:
           ValueError: If the one that was saved went over other data.
         """
-        if not any(name.startswith("iterator/") for name, _ in tf.train.list_variables(str(self._directory / _PREFIX))):
+        if not any(key.startswith("iterator/") for key in self._shapes):
             return False
         try:
             tf.train.Checkpoint(iterator=iterator).read(str(self._directory / _PREFIX)).expect_partial()
@@ -193,13 +238,9 @@ class Checkpoints:
             if step > after:
                 self.path(step).rename(_free_name(self.path(step)))
 
-    def restore(self, checkpoint: tf.train.Checkpoint, step: int) -> Restored:
-        """Reads a step's checkpoint into `checkpoint`.
-
-        Raises:
-          ValueError: If something that `checkpoint` holds is not in it, or has another shape there.
-        """
-        return Restored(self.path(step), step, checkpoint)
+    def restore(self, checkpoint: tf.train.Checkpoint, step: int, whole: Collection[str] = ()) -> Restored:
+        """Reads a step's checkpoint into `checkpoint`; `whole` and errors are those of `Restored`."""
+        return Restored(self.path(step), step, checkpoint, whole)
 
     def _best(self, retention: Retention) -> int | None:
         if retention.monitor is None:

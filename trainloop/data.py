@@ -224,12 +224,13 @@ class DatasetStream(Stream):
             self._make_iterator()
 
     def skip_passes(self, passes: int) -> None:
-        """Makes iterators until there were as many: `shuffle` draws the order of a pass when its iterator is made.
+        """Makes iterators up to that of a pass: `shuffle` draws the order of a pass when its iterator is made.
 
         A saved iterator holds what it has yet to draw from, except where all of a pass has been drawn already.
         """
-        while self.passes < passes:
+        while self.passes < passes - 1:
             self._make_iterator()
+        self.passes = passes  # TensorFlow makes the last one itself, when it restores what was saved
 
     def _make_iterator(self) -> None:
         self.iterator = iter(self._dataset)
@@ -243,8 +244,8 @@ _UNSAVED = (
 )
 _SHUFFLES_WITHIN = (
     "repeats what was shuffled and then batched, mapped or otherwise changed, and TensorFlow forgets how to shuffle on "
-    "where a checkpoint falls on the end of a pass: a resumed run may see the next passes in another order. Put repeat() "
-    "next to shuffle(), or leave it out and give epochs="
+    "where a checkpoint falls on the end of a pass: a resumed run may see the next passes in another order. Put "
+    "repeat() next to shuffle(), or leave it out and give epochs="
 )
 
 
@@ -362,7 +363,7 @@ def _check_positive(value: Any, argument: str) -> None:
 
 
 def _shuffles_anew_within_a_pass(dataset: Any, *, repeated: bool = False, changed: bool = False) -> bool:
-    """Returns whether a shuffle feeds a repeat through something else, which lets go of the shuffle where a pass ends."""
+    """Returns whether a shuffle feeds a repeat through something else, which drops the shuffle where a pass ends."""
     name = type(dataset).__name__
     if "Shuffle" in name and repeated and changed and getattr(dataset, "_reshuffle_each_iteration", True):
         return True

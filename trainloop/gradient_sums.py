@@ -21,14 +21,16 @@ def compute(
 ) -> list[Gradient]:
     """Returns the gradients of `share * loss`, computed at the optimizer's loss scale and scaled back.
 
-    The scale goes in as the tape's seed, so that the user's loss itself is never touched.
+    Scale and share go in as the tape's seed, so that the user's loss itself is never touched, and so that what a
+    gradient gets from other replicas (through synchronized batch norm) counts with their shares, not with this one's.
 
     Args:
       tape: The tape that recorded the loss.
       loss: Scalar.
       variables: What to differentiate by.
       optimizer: The optimizer that will apply the gradients.
-      share: This replica's part of the whole batch's weight, between 0 and 1; None where there is but one replica.
+      share: This replica's part of the whole batch's weight, between 0 and 1; None leaves the loss as it is. Where it
+        is 0 the loss may be a mean over nothing: what is not finite becomes 0.
 
     Returns:
       A gradient for each variable; None where the loss does not depend on it. Sparse ones (of an embedding) name each
@@ -41,6 +43,8 @@ def compute(
     else:
         seed = None if share is None else tf.cast(share, loss.dtype)
         found = tape.gradient(loss, variables, output_gradients=seed)
+    if share is not None:
+        found = [_finite_where_nothing_counts(gradient, share) for gradient in found]
     return [_each_row_once(gradient) for gradient in found]
 
 
@@ -77,8 +81,17 @@ def global_norm(gradients: Sequence[Gradient]) -> tf.Tensor:
     return tf.linalg.global_norm([gradient for gradient in gradients if gradient is not None])
 
 
+def _finite_where_nothing_counts(gradient: Gradient, share: tf.Tensor) -> Gradient:
+    if gradient is None:
+        return None
+    if isinstance(gradient, tf.IndexedSlices):
+        values = _finite_where_nothing_counts(gradient.values, share)
+        return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
+    return tf.where((share > 0) | tf.math.is_finite(gradient), gradient, tf.zeros_like(gradient))
+
+
 def _each_row_once(gradient: Gradient) -> Gradient:
-    if not isinstance(gradient, tf.IndexedSlices):
+    if gradient is None or not isinstance(gradient, tf.IndexedSlices):
         return gradient
     rows, position = tf.unique(gradient.indices)
     values = tf.math.unsorted_segment_sum(gradient.values, position, tf.size(rows))

@@ -46,6 +46,7 @@ class Resumable(Evaluator):
         self.fitting = False
         self.state = State(self.model, self.optimizer, HostState(self._host_state, self._set_host_state))
         self._restored: Restored | None = None
+        self._log_size: int | None = None
 
     def restore_or_initialize(self) -> int:
         """Continues the run of the workdir from its newest checkpoint, or starts one where there is none.
@@ -79,10 +80,19 @@ class Resumable(Evaluator):
 
     def _restore(self, step: int, checkpoints: Checkpoints) -> int:
         with self.strategy.scope():
-            if all(map(keras_hooks.is_built, self.models.values())):
+            built = all(map(keras_hooks.is_built, self.models.values()))
+            if built:
                 self._build_variables()
-            self._restored = checkpoints.restore(self.state.checkpoint, step)
+            whole = ("model", "optimizer") if built and self.optimizers else ("model",) if built else ()
+            self.state.track_iterator(None)  # which data the saved position is in will be known when they are opened
+            self._restored = checkpoints.restore(self.state.checkpoint, step, whole)
         return step
+
+    def _after_trace(self) -> None:
+        super()._after_trace()
+        if self._restored is not None:
+            built = all(map(keras_hooks.is_built, self.models.values()))
+            self._restored.check(("model",) if built else ())
 
     def _build_variables(self) -> None:
         self._build_optimizers()
@@ -94,10 +104,15 @@ class Resumable(Evaluator):
         return next((callback for callback in self.callbacks if isinstance(callback, WeightAveraging)), None)
 
     def _host_state(self) -> dict[str, Any]:
-        return {"seed": self.seed, "callbacks": {key: c.get_state() for key, c in self._named_callbacks().items()}}
+        log = None if self.workdir is None else self.workdir.metrics
+        return {
+            "seed": self.seed,
+            "log_size": log.stat().st_size if log is not None and log.exists() else 0,
+            "callbacks": {key: callback.get_state() for key, callback in self._named_callbacks().items()},
+        }
 
     def _set_host_state(self, state: dict[str, Any]) -> None:
-        self.seed = state["seed"]
+        self.seed, self._log_size = state["seed"], state["log_size"]
         for key, callback in self._named_callbacks().items():
             if key in state["callbacks"]:
                 callback.set_state(state["callbacks"][key])

@@ -66,6 +66,10 @@ class State:
         """The number of batches taken from the epoch under way."""
         return int(self.step) - int(self.epoch_start)
 
+    def track_iterator(self, iterator: Any) -> None:
+        """Puts the training data's iterator among what is saved; None takes it away, and any saved position with it."""
+        self.checkpoint.iterator = tf.Module() if iterator is None else iterator
+
     def track_metrics(self, metrics: list[Any]) -> None:
         """Adds the metrics once they exist; what a restored checkpoint holds for them is put into them."""
         if not hasattr(self.checkpoint, "metrics") and metrics:

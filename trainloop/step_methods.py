@@ -138,9 +138,7 @@ class StepMethods:
         Returns:
           A gradient for each of the model's trainable variables.
         """
-        key = self._key(key)
-        found = gradient_sums.compute(tape, loss, self.trainable_variables(key), self.optimizers[key])
-        return self._shared(found, weight)
+        return self._gradients(tape, loss, self._key(key), self._share(weight))
 
     @_as_written
     def apply_gradients(self, found: Sequence[Gradient], key: str | None = None) -> None:
@@ -168,14 +166,19 @@ class StepMethods:
 
     def _forward_backward(self, batch: Any, phase: Phase) -> tuple[StepResult, Gradients]:
         """Returns the result of this replica's part of the batch, and its gradients, counted by the part's share."""
-        if self.jit_compile and steps.required().replicas > 1:
+        if steps.required().replicas == 1:
+            return self._accumulated(batch, phase)
+        if self.microbatches == 1 and not self.jit_compile:
+            return self._one_tape(batch, phase, by_share=True)
+        if self.jit_compile:
             # XLA cannot compile the exchange between replicas, so it gets what comes before. The function is made anew
             # for each replica, because each sees its own copy of the variables.
             fields, found = tf.function(self._accumulated_fields, autograph=False, jit_compile=True)(batch, phase)
             result = StepResult(**fields)
         else:
             result, found = self._accumulated(batch, phase)
-        return result, {key: self._shared(each, result.weight) for key, each in found.items()}
+        share = self._share(result.weight)
+        return result, {key: gradient_sums.dense(gradient_sums.scale(each, share)) for key, each in found.items()}
 
     def _accumulated_fields(self, batch: Any, phase: Phase) -> tuple[dict[str, Any], Gradients]:
         result, found = self._accumulated(batch, phase)
@@ -208,26 +211,26 @@ class StepMethods:
             k: gradient_sums.scale(each, inverse) for k, each in total.items()
         }
 
-    def _one_tape(self, batch: Any, phase: Phase) -> tuple[StepResult, Gradients]:
+    def _one_tape(self, batch: Any, phase: Phase, *, by_share: bool = False) -> tuple[StepResult, Gradients]:
         with tf.GradientTape(persistent=len(self.optimizers) > 1) as tape:
             result = self._loss_of(batch, phase)
-        return result, {
-            key: gradient_sums.compute(tape, result.loss, self.trainable_variables(key), optimizer)
-            for key, optimizer in self.optimizers.items()
-        }
+        share = self._share(result.weight) if by_share else None
+        return result, {key: self._gradients(tape, result.loss, key, share) for key in self.optimizers}
 
-    def _shared(self, found: Sequence[Gradient], weight: tf.Tensor | None) -> list[Gradient]:
+    def _gradients(self, tape: tf.GradientTape, loss: tf.Tensor, key: str, share: tf.Tensor | None) -> list[Gradient]:
+        found = gradient_sums.compute(tape, loss, self.trainable_variables(key), self.optimizers[key], share)
+        # The exchange of sparse gradients fails where their number of rows changes from step to step.
+        return found if share is None else gradient_sums.dense(found)
+
+    def _share(self, weight: tf.Tensor | None) -> tf.Tensor | None:
+        """Returns how much of the batch's weight is in this replica's part; None where there is but one replica."""
         context = steps.current()
         if context is None or context.replicas == 1:
-            return list(found)
+            return None
         if weight is None:
-            share = tf.cast(context.rows, tf.float32) / tf.cast(context.total_rows, tf.float32)
-        else:
-            weight = tf.where(context.rows > 0, tf.cast(weight, tf.float32), 0.0)
-            total = tf.distribute.get_replica_context().all_reduce("sum", weight)
-            share = tf.math.divide_no_nan(weight, total)
-        # The exchange of sparse gradients fails where their number of rows changes from step to step.
-        return gradient_sums.dense(gradient_sums.scale(found, share))
+            return tf.cast(context.rows, tf.float32) / tf.cast(context.total_rows, tf.float32)
+        weight = tf.where(context.rows > 0, tf.cast(weight, tf.float32), 0.0)
+        return tf.math.divide_no_nan(weight, tf.distribute.get_replica_context().all_reduce("sum", weight))
 
     def _summed_over_replicas(self, found: Gradients) -> Gradients:
         if steps.required().replicas == 1:

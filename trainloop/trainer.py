@@ -394,20 +394,21 @@ class Trainer(Resumable):
         """Makes every variable and traces every step, so that what cannot work is known before the run is under way."""
         self._build_models(stream)
         self._build_variables()
-        self.state.checkpoint.iterator = stream.saved_iterator
+        if self._restored is not None:
+            self._restored.check(whole=("model", "optimizer"))
+        self.state.track_iterator(stream.saved_iterator)
         self._training_loop(stream)
         for name, source in sets.items():
             argument = f"fit: eval_data[{name!r}]" if name else "fit: eval_data"
             batches, count = data.one_pass(source, None, argument)
             self._loop(Phase.EVAL, batches, argument, may_end=count is None)
-        if self._restored is not None:
-            self._restored.check()
 
     def _cut_logs(self) -> None:
         """Takes away what a workdir holds of later steps: the run was killed, or put back, and makes them again."""
         if self.workdir is None or self.checkpoints is None:
             return
-        self.workdir.cut_jsonl(self.workdir.metrics, self.step)
+        restored_here = self._restored is not None and self._restored.step == self.step
+        self.workdir.cut_jsonl(self.workdir.metrics, self.step, self._log_size if restored_here else None)
         self.workdir.cut_jsonl(self.workdir.phases, self.step)
         self.checkpoints.supersede(after=self.step)
 
@@ -466,7 +467,7 @@ class Trainer(Resumable):
         self.state.epoch_start.assign(self.state.step)
         stream.begin_epoch()
         self.state.passes.assign(stream.passes)
-        self.state.checkpoint.iterator = stream.saved_iterator
+        self.state.track_iterator(stream.saved_iterator)
         return True
 
     def _save(self) -> None:

@@ -162,7 +162,7 @@ class Workdir:
         with open(path, "ab", buffering=0) as file:  # One write call, so that a line is torn by a crash or not at all.
             file.write(line.encode())
 
-    def cut_jsonl(self, path: str | os.PathLike[str], step: int) -> None:
+    def cut_jsonl(self, path: str | os.PathLike[str], step: int, size: int | None = None) -> None:
         """Drops the records after `step`, in one atomic step.
 
         A line that is no JSON object (a crash can tear the last one) is dropped too; a record without a `"step"` stays.
@@ -170,13 +170,14 @@ class Workdir:
         Args:
           path: The file.
           step: The last step to keep.
+          size: How long the file was when that step was saved, in bytes: what was added later is dropped too.
         """
         path = pathlib.Path(path)
         try:
             old = path.read_bytes()
         except FileNotFoundError:
             return
-        kept = b"".join(line for line in old.splitlines(keepends=True) if _is_kept(line, step))
+        kept = b"".join(line for line in old[:size].splitlines(keepends=True) if _is_kept(line, step))
         if kept != old:
             _replace(path, kept)
 

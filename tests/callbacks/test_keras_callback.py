@@ -172,6 +172,11 @@ def test_stop_training_stops_fit(make_trainer, pairs, hook, step):
     assert len(recorder.named("on_train_end")) == 1
 
 
+def test_the_reason_is_the_one_of_the_callback_that_stopped(make_trainer, pairs):
+    trainer = make_trainer(Stopping("on_epoch_end"), Recorder(), Recorder())
+    assert trainer.fit(pairs, epochs=3).stop_reason == "Stopping set model.stop_training"
+
+
 def test_a_further_fit_is_not_stopped_by_the_last_one(make_trainer, pairs):
     trainer = make_trainer(KerasCallback(Stopping("on_epoch_end")))
     trainer.fit(pairs, epochs=3)

@@ -137,8 +137,8 @@ def test_finds_it_in_steps_that_xla_compiles(run):
     assert trainer.jit_compile
 
 
-def test_finds_it_on_two_replicas(tmp_path):
-    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+def test_finds_it_on_one_of_two_replicas(two_replicas, tmp_path):
+    with two_replicas.scope():
         model = tf_keras.Sequential([tf_keras.Input([3]), tf_keras.layers.Dense(1, use_bias=False)])
     callbacks = [StopOnNaN(), Checkpointing(Every(steps=1))]
     trainer = Logarithm(model, "sgd", callbacks=callbacks, default_callbacks=False, workdir=tmp_path)

@@ -154,10 +154,10 @@ def test_a_restored_run_predicts_with_the_averages(make_trainer, pairs, tmp_path
     np.testing.assert_array_equal(restored.predict(pairs), trained.predict(pairs))
 
 
-def test_two_replicas_average_as_one_does(make_model, make_trainer, pairs, inputs):
+def test_two_replicas_average_as_one_does(two_replicas, make_model, make_trainer, pairs, inputs):
     one = make_trainer(WeightAveraging(ema=EMA))
     one.fit(pairs, steps=5)
-    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+    with two_replicas.scope():
         model = make_model()
     two = make_trainer(WeightAveraging(ema=EMA), model=model)
     two.fit(pairs, steps=5)

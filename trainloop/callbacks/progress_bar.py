@@ -20,8 +20,8 @@ from trainloop.triggers import Every
 if TYPE_CHECKING:
     from trainloop.trainer import Trainer
 
-_WITH_TOTAL = "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{remaining} left, {rate_fmt}{postfix}]"
-_WITHOUT_TOTAL = "{desc}{n_fmt} steps [{elapsed}, {rate_fmt}{postfix}]"
+_WITH_TOTAL = "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{remaining} left, {rate_noinv_fmt}{postfix}]"
+_WITHOUT_TOTAL = "{desc}{n_fmt} steps [{elapsed}, {rate_noinv_fmt}{postfix}]"
 
 
 class _Bar(tqdm.tqdm):
