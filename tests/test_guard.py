@@ -271,11 +271,6 @@ def test_another_graph_is_not_in_the_scope():
     assert told.training is None
 
 
-@pytest.fixture(scope="module")
-def strategy():
-    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-
-
 def around_run(strategy, function):
     with Phase.TRAIN.scope():
         return strategy.run(function)
@@ -300,16 +295,16 @@ def inside_replica(strategy, function):
 
 
 @pytest.mark.parametrize("where", [around_run, around_compiled_run, inside_compiled, inside_replica])
-def test_replicas_are_in_the_scope(where, strategy):
+def test_replicas_are_in_the_scope(where, two_replicas):
     """Each replica runs in a thread of its own."""
-    with strategy.scope():
+    with two_replicas.scope():
         dropout = layers.Dropout(0.5)
-    outputs = strategy.experimental_local_results(where(strategy, lambda: dropout(tf.ones([100]))))
+    outputs = two_replicas.experimental_local_results(where(two_replicas, lambda: dropout(tf.ones([100]))))
     assert len(outputs) == 2
     assert all(30 < np.sum(each.numpy() == 0) < 70 for each in outputs)
 
 
-def test_each_replica_keeps_to_its_own_scope(strategy):
+def test_each_replica_keeps_to_its_own_scope(two_replicas):
     told = {Phase.TRAIN: Told(), Phase.EVAL: Told()}
     phases = iter(told)
 
@@ -319,5 +314,5 @@ def test_each_replica_keeps_to_its_own_scope(strategy):
             tf.distribute.get_replica_context().merge_call(lambda strategy: None)  # now both scopes are open
             return told[phase](tf.ones([1]))
 
-    tf.function(lambda: strategy.run(replica))()
+    tf.function(lambda: two_replicas.run(replica))()
     assert {phase: each.training for phase, each in told.items()} == {Phase.TRAIN: True, Phase.EVAL: False}

@@ -382,11 +382,9 @@ def test_the_epoch_loss_is_total_nll_over_total_tokens(network, microbatches):
     np.testing.assert_allclose([history["accuracy"][0], found["accuracy"]], accuracy, rtol=1e-6)
 
 
-def test_microbatches_and_replicas_weigh_gradients_by_tokens():
-    def weights_after(microbatches=1, replicas=1):
+def test_microbatches_and_replicas_weigh_gradients_by_tokens(two_replicas):
+    def weights_after(strategy, microbatches=1):
         tf_keras.utils.set_random_seed(3)
-        devices = [f"CPU:{index}" for index in range(replicas)]
-        strategy = tf.distribute.MirroredStrategy(devices) if replicas > 1 else tf.distribute.get_strategy()
         with strategy.scope():
             model = convolution()
             model.build([None, None])
@@ -395,9 +393,9 @@ def test_microbatches_and_replicas_weigh_gradients_by_tokens():
         history = trainer.fit(data.from_arrays(encoded(TEXT), batch_size=5, shuffle=False), epochs=2)
         return np.concatenate([weight.ravel() for weight in model.get_weights()]), history["loss"]
 
-    whole, losses = weights_after()
-    for options in ({"microbatches": 3}, {"replicas": 2}):
-        weights, other_losses = weights_after(**options)
+    whole, losses = weights_after(tf.distribute.get_strategy())
+    for options in ((tf.distribute.get_strategy(), 3), (two_replicas, 1)):
+        weights, other_losses = weights_after(*options)
         np.testing.assert_allclose(weights, whole, atol=2e-6)
         np.testing.assert_allclose(other_losses, losses, rtol=1e-6)
 

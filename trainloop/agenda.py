@@ -45,6 +45,7 @@ class Agenda:
     def __init__(self, triggers: Sequence[Trigger | None], now: float):
         self._triggers = list(triggers)
         self._fired = [now] * len(self._triggers)
+        self._fired_at: list[int | None] = [None] * len(self._triggers)
 
     def steps_until(self, step: int) -> int | None:
         """Returns the number of steps after which some trigger may be due, or None where none counts steps."""
@@ -54,18 +55,25 @@ class Agenda:
     def due(self, moment: Moment, now: float) -> list[int]:
         """Returns the positions of the triggers that are due, and notes that they have fired.
 
+        At one step a trigger fires once, however often it is asked there (an epoch may turn out to be over only when no
+        batch follows), but for one that time makes due again.
+
         Args:
           moment: Where the run stands; its `seconds` are filled in here, for each trigger its own.
           now: The time, in seconds.
         """
-        found = [
-            position
-            for position, trigger in enumerate(self._triggers)
-            if trigger is not None and trigger.is_due(dataclasses.replace(moment, seconds=now - self._fired[position]))
-        ]
+        found = [position for position in range(len(self._triggers)) if self._is_due(position, moment, now)]
         for position in found:
-            self._fired[position] = now
+            self._fired[position], self._fired_at[position] = now, moment.step
         return found
+
+    def _is_due(self, position: int, moment: Moment, now: float) -> bool:
+        trigger, seconds = self._triggers[position], now - self._fired[position]
+        if trigger is None:
+            return False
+        if self._fired_at[position] == moment.step:
+            moment = Moment(moment.step, moment.epoch, new_step=False)
+        return trigger.is_due(dataclasses.replace(moment, seconds=seconds))
 
 
 @dataclasses.dataclass(frozen=True)

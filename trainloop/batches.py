@@ -64,6 +64,12 @@ def join(parts: list[Any], counts: list[tf.Tensor]) -> Any:
 
 def _static_rows(batch: Any) -> int | None:
     found = {leaf.shape[0] for leaf in tf.nest.flatten(batch) if leaf.shape.rank != 0}
+    if len(found - {None}) > 1:
+        raise ValueError(
+            f"a batch whose tensors have {' and '.join(map(str, sorted(found - {None})))} rows cannot be "
+            "cut into parts, for microbatches or replicas: every tensor in it must have the same leading dimension, or "
+            "be a scalar"
+        )
     return found.pop() if len(found) == 1 else None
 
 

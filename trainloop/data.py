@@ -39,8 +39,8 @@ class ArrayData:
         self.seed = seed
         self.map_fn = map_fn
         self.augment_fn = augment_fn
-        self._arrays = tf.nest.map_structure(_as_array, arrays)
-        leaves = tf.nest.flatten(self._arrays)
+        arrays = tf.nest.map_structure(_as_array, arrays)
+        leaves = tf.nest.flatten(arrays)
         _check_positive(batch_size, "from_arrays: batch_size")
         if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63):
             raise ValueError(f"from_arrays: seed={seed!r} must be a whole number from 0 to 2**63 - 1, or None")
@@ -54,7 +54,7 @@ class ArrayData:
         if self.rows == 0:
             raise ValueError("from_arrays: arrays= has no rows")
         with tf.device("CPU"):
-            self._tensors = tf.nest.map_structure(tf.constant, self._arrays)
+            self._tensors = tf.nest.map_structure(tf.constant, arrays)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -187,6 +187,7 @@ class ArrayStream(Stream):
     def __init__(self, source: ArrayData, run_seed: int):
         self._source = source
         self._run_seed = run_seed
+        self.shape = [source.rows, source.batch_size]
         self.steps_per_epoch = source.steps_per_epoch
 
     def seek(self, epoch: int, batch: int) -> None:
@@ -262,6 +263,7 @@ def training_stream(
     *,
     steps_per_epoch: int | None,
     steps_needed: int | None,
+    taken: int = 0,
     opened: Any = None,
 ) -> Stream:
     """Returns what `fit` reads from.
@@ -271,6 +273,7 @@ def training_stream(
       run_seed: The run's seed, for the order of `from_arrays` data.
       steps_per_epoch: `fit`'s argument.
       steps_needed: How many more steps the run takes; None where its total is in epochs.
+      taken: How many batches of the source the run has taken already.
       opened: What was returned for the same source before, to go on with.
 
     Raises:
@@ -293,10 +296,10 @@ def training_stream(
             "fit: epochs= was given, but train_data= is endless and has none; say how long one is with "
             "steps_per_epoch=, or give steps="
         )
-    if steps_needed is not None and 0 < known < steps_needed:
+    if steps_needed is not None and 0 < known < taken + steps_needed:
         raise ValueError(
-            f"fit: train_data= is exhausted after {known} batches, but {steps_needed} steps are left; repeat() the "
-            "dataset, or give epochs= to have it iterated again"
+            f"fit: train_data= is exhausted after {known} batches, but {taken} are taken and {steps_needed} steps are "
+            "left; repeat() the dataset, or give epochs= to have it iterated again"
         )
     stream = opened or DatasetStream(source)
     stream.count(steps_per_epoch, in_epochs=steps_needed is None)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import tensorflow as tf
@@ -23,6 +24,42 @@ if TYPE_CHECKING:
     from trainloop.trainer import Trainer
 
 Data = data.ArrayData | tf.data.Dataset
+
+
+EVAL_EVERY = "eval_every"  # the reason of the evaluations that belong to a `fit`
+
+
+class Pass(NamedTuple):
+    """One pass over some data in a phase.
+
+    Attributes:
+      batches: The data.
+      count: How many batches there are; None where only the end will tell.
+      loop: The compiled loop.
+      argument: What the data are called in messages.
+    """
+
+    batches: tf.data.Dataset
+    count: int | None
+    loop: Any
+    argument: str
+
+    def left(self, taken: int, at_most: int) -> int:
+        """Returns how many batches may be asked for after `taken` of them."""
+        return at_most if self.count is None else min(at_most, self.count - taken)
+
+
+class _ById:
+    """An object as a part of a dict's key: equal to itself alone, and kept alive."""
+
+    def __init__(self, value: Any):
+        self._value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _ById) and self._value is other._value
+
+    def __hash__(self) -> int:
+        return id(self._value)
 
 
 class Evaluator(StepMethods):
@@ -91,62 +128,71 @@ class Evaluator(StepMethods):
           ValueError: If the data are empty, have fewer batches than `steps`, or are endless while it is not given.
         """
         check_phase(phase, (Phase.PREDICT,))
-        with self.strategy.scope(), self._in_phase(phase, "predict"):
-            return self._predict(data, steps)
+        with self.strategy.scope():
+            source = self._pass_over(data, steps, phase, "predict: data")
+            with self._in_phase(phase, "predict"):
+                return self._predict(source, steps)
 
     def _evaluate(self, sets: Mapping[str, Data], steps: int | None, reason: str, argument: str) -> dict[str, Any]:
         """Returns the metrics of all sets by full name: `eval/loss`, or `eval/<set>/loss` where the set has a name."""
-        with self.strategy.scope(), self._in_phase(Phase.EVAL, reason) as found:
-            for name, source in sets.items():
-                prefix = f"{Phase.EVAL.value}/{name}/" if name else f"{Phase.EVAL.value}/"
-                metrics = self._evaluate_set(source, steps, f"{argument}[{name!r}]" if name else argument)
-                found |= {prefix + key: value for key, value in metrics.items()}
-            self.latest_metrics |= found
-        return dict(found)
+        with self.strategy.scope():
+            passes = {
+                name: self._pass_over(source, steps, Phase.EVAL, f"{argument}[{name!r}]" if name else argument)
+                for name, source in sets.items()
+            }
+            with self._in_phase(Phase.EVAL, reason) as told:
+                found: dict[str, Any] = {}
+                for name, source in passes.items():
+                    prefix = f"{Phase.EVAL.value}/{name}/" if name else f"{Phase.EVAL.value}/"
+                    found |= {prefix + key: value for key, value in self._evaluate_set(source, steps).items()}
+                if reason == EVAL_EVERY:  # what a hook evaluates on its own is not the run's `eval/loss`
+                    told |= found
+                    self.latest_metrics |= found
+        return found
 
-    def _evaluate_set(self, source: Data, steps: int | None, argument: str) -> dict[str, Any]:
+    def _pass_over(self, source: Data, steps: int | None, phase: Phase, argument: str) -> Pass:
+        """Returns one pass over some data, with its loop compiled: that is done before the phase is entered."""
+        self._layers = None  # the user may have changed the model since
         batches, count = data.one_pass(source, steps, argument)
-        iterator = iter(batches)
-        loop = self._loop(Phase.EVAL, iterator, argument, may_end=count is None)
+        return Pass(batches, count, self._loop(phase, batches, argument, may_end=count is None), argument)
+
+    def _evaluate_set(self, source: Pass, steps: int | None) -> dict[str, Any]:
+        loop: SummingLoop = source.loop
         with self.metrics.borrowed():
             loop.window.assign(tf.zeros_like(loop.window))
-            pace, taken, out_of_data = Pace(), 0, False
-            while not out_of_data and (count is None or taken < count):
+            iterator, pace, taken, out_of_data = iter(source.batches), Pace(), 0, False
+            while not out_of_data and source.left(taken, pace.steps) > 0:
                 start = self.clock()
-                ran = loop.run(iterator, pace.steps if count is None else min(pace.steps, count - taken), self.epoch)
+                ran = loop.run(iterator, source.left(taken, pace.steps), self.epoch)
                 pace.observe(ran.steps, self.clock() - start)
                 taken, out_of_data = taken + ran.steps, ran.out_of_data
-            data.check_taken(taken, steps, argument)
+            data.check_taken(taken, steps, source.argument)
             return {**loop.means(), **self.metrics.result()}
 
-    def _predict(self, source: Data, steps: int | None) -> Any:
-        argument = "predict: data"
-        batches, count = data.one_pass(source, steps, argument)
-        iterator = iter(batches)
-        loop = self._loop(Phase.PREDICT, iterator, argument, may_end=count is None)
-        gathered: list[Any] = []
-        pace, taken = Pace(), 0
-        while count is None or taken < count:
+    def _predict(self, source: Pass, steps: int | None) -> Any:
+        loop: GatheringLoop = source.loop
+        iterator, pace, taken = iter(source.batches), Pace(), 0
+        structure: Any = None
+        chunks: list[list[Any]] = []
+        while source.left(taken, pace.steps) > 0:
             start = self.clock()
-            done, outputs = loop.run(
-                iterator, pace.steps if count is None else min(pace.steps, count - taken), self.epoch
-            )
+            done, outputs = loop.run(iterator, source.left(taken, pace.steps), self.epoch)
             pace.observe(done, self.clock() - start)
-            taken += done
             if done == 0:
                 break
-            gathered.append(tf.nest.map_structure(_to_numpy, outputs))
-        data.check_taken(taken, steps, argument)
-        return tf.nest.map_structure(lambda *chunks: _joined(chunks), *gathered)
+            taken, structure = taken + done, outputs
+            chunks.append([_to_numpy(leaf) for leaf in tf.nest.flatten(outputs)])
+        data.check_taken(taken, steps, source.argument)
+        return tf.nest.pack_sequence_as(structure, [_joined(leaf) for leaf in zip(*chunks, strict=True)])
 
     def _loop(self, phase: Phase, batches: Any, argument: str, *, may_end: bool, **options: Any) -> Any:
         """Returns the compiled loop of a phase; one is made anew only where its graph would be another one.
 
-        What changes a graph: the kind of batches, and what is frozen. So `layer.trainable = False` takes effect also
-        when it is set after a step was traced.
+        What changes a graph: the kind of batches, which layers there are, and which are frozen. So
+        `layer.trainable = False` takes effect also when it is set after a step was traced.
         """
         kind = (phase, repr(batches.element_spec), may_end, self.run_eagerly, *options.values())
-        loop = self._loops.get((kind, self._frozen()))
+        loop = self._loops.get((kind, self._layers_as_they_stand()))
         if loop is None:
             shared = {
                 "counter": self.state.step,
@@ -165,19 +211,21 @@ class Evaluator(StepMethods):
                 )
             with noted(f"while tracing a step for the batches of {argument}=: {batches.element_spec}"):
                 loop.prepare(batches)
-            self._after_trace()
-            self._loops[kind, self._frozen()] = loop  # asked again: the trace may have made layers
+            self._after_trace(loop)
+            self._loops[kind, self._layers_as_they_stand()] = loop  # asked again: the trace may have made layers
         return loop
 
-    def _after_trace(self) -> None:
+    def _after_trace(self, loop: SummingLoop | GatheringLoop) -> None:
         """Called when a step was traced, which may have made layers and metrics build their variables."""
         self._layers = None
-        self.state.track_metrics(self.metrics.objects)
+        if isinstance(loop, SummingLoop) and loop.phase is Phase.TRAIN:
+            self.state.track_metrics(self.metrics.in_training(loop.updates_metrics))
 
-    def _frozen(self) -> tuple[bool, ...]:
+    def _layers_as_they_stand(self) -> tuple[tuple[Any, bool], ...]:
+        """Returns every layer, and whether it is trainable; the layers are part of a key, so that none is forgotten."""
         if self._layers is None:
             self._layers = [layer for model in self.models.values() for layer in keras_hooks.layers_of(model)]
-        return tuple(layer.trainable for layer in self._layers)
+        return tuple((_ById(layer), layer.trainable) for layer in self._layers)
 
     @contextlib.contextmanager
     def _in_phase(self, phase: Phase, reason: str) -> Iterator[dict[str, Any]]:
@@ -186,20 +234,28 @@ class Evaluator(StepMethods):
         Yields:
           A dict for the phase's metrics by full name; the callbacks get it when the phase is left.
         """
-        before = self.phase, self.phase_reason
         trainer = cast("Trainer", self)
-        self.phase, self.phase_reason = phase, reason
         metrics: dict[str, Any] = {}
-        try:
-            for callback in self.callbacks:
-                callback.on_phase_begin(trainer, phase)
-            yield metrics
-        finally:
-            try:
+        with contextlib.ExitStack() as ends:
+            ends.callback(self._set_phase, self.phase, self.phase_reason)
+            self._set_phase(phase, reason)
+            with contextlib.ExitStack() as hooks:  # whoever has begun is told of the end, even if another one raises
+                ended = []
+                hooks.callback(lambda: run_all(ended))
                 for callback in self.callbacks:
-                    callback.on_phase_end(trainer, phase, metrics)
-            finally:
-                self.phase, self.phase_reason = before
+                    ended.append(functools.partial(callback.on_phase_end, trainer, phase, metrics))
+                    callback.on_phase_begin(trainer, phase)
+                yield metrics
+
+    def _set_phase(self, phase: Phase | None, reason: str) -> None:
+        self.phase, self.phase_reason = phase, reason
+
+
+def run_all(calls: Sequence[Callable[[], None]]) -> None:
+    """Calls every one, in order, even where one raises; the first exception then goes on."""
+    with contextlib.ExitStack() as stack:
+        for call in reversed(calls):
+            stack.callback(call)
 
 
 def _to_numpy(leaf: Any) -> Any:

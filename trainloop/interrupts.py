@@ -54,5 +54,6 @@ class Interrupts:
 
     def _give_back(self) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            if handler is not None:  # None: whoever had installed it was not Python, and cannot be given back
+                signal.signal(number, handler)
         self._before = {}

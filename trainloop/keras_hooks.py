@@ -66,9 +66,9 @@ def family_of(layer: Layer) -> Family | None:
     return None
 
 
-_original_call: Callable[..., Any] = base_layer.Layer.__call__
 _lock = threading.RLock()
 _open_blocks: list[Handler] = []
+_replaced: list[CallNext] = []  # what was `Layer.__call__` when the outermost block opened
 
 
 @contextlib.contextmanager
@@ -81,10 +81,13 @@ def intercepted_layer_calls(handler: Handler) -> Iterator[None]:
     """
     with _lock:
         if not _open_blocks:
+            original = base_layer.Layer.__call__
+            _replaced.append(original)
+
             # functools.wraps keeps `__module__`, by which AutoGraph knows tf-keras and leaves its code alone.
-            @functools.wraps(_original_call)
+            @functools.wraps(original)
             def call(layer: Layer, *args: Any, **kwargs: Any) -> Any:
-                return handler(_original_call, layer, args, kwargs)
+                return handler(original, layer, args, kwargs)
 
             base_layer.Layer.__call__ = call  # pyright: ignore[reportAttributeAccessIssue]
         _open_blocks.append(handler)
@@ -94,7 +97,7 @@ def intercepted_layer_calls(handler: Handler) -> Iterator[None]:
         with _lock:
             _open_blocks.pop()
             if not _open_blocks:
-                base_layer.Layer.__call__ = _original_call
+                base_layer.Layer.__call__ = _replaced.pop()  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def said_training(layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -243,6 +246,7 @@ def trainable_candidates(model: Any) -> list[tf.Variable]:
     """
     if isinstance(model, Layer):
         found = [v for layer in model._flatten_layers() for v in layer._trainable_weights]
+        found += [v for v in model.variables if v.trainable]  # those of a tf.Module that a layer holds
     else:
         found = [variable for variable in model.variables if variable.trainable]
     return list({id(variable): variable for variable in found}.values())

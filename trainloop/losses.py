@@ -74,7 +74,28 @@ class Metrics:
         """The Metric objects; those given by name exist from the first update on."""
         if self._container.built:
             return self._container.metrics
+        return self._given_objects
+
+    @property
+    def _given_objects(self) -> list[tf_keras.metrics.Metric]:
         return [item for item in tf.nest.flatten(self._given) if isinstance(item, tf_keras.metrics.Metric)]
+
+    def in_training(self, updated: bool) -> list[tf_keras.metrics.Metric]:
+        """Returns the metrics that training has a state of.
+
+        Args:
+          updated: Whether the Trainer updates them at each training step; else only the step itself may, and only
+            those given as objects.
+        """
+        return self.objects if updated else self._given_objects
+
+    @property
+    def names(self) -> list[str]:
+        """The names under which the metrics are reported."""
+        found: list[str] = []
+        for metric in self.objects:
+            found.append(_unused(_plain_name(metric), found))
+        return found
 
     def update(self, targets: Any, outputs: Any, sample_weight: Any) -> None:
         """Updates every metric; nothing happens where there are no targets or no outputs to compare."""
@@ -112,12 +133,9 @@ class Metrics:
     def result(self) -> dict[str, Any]:
         """Returns every metric's value: a float, or an array where a metric has more than one number."""
         found: dict[str, Any] = {}
-        for metric in self.objects:
+        for name, metric in zip(self.names, self.objects, strict=True):
             value = metric.result()
-            if isinstance(value, dict):
-                found |= {name: _number(v) for name, v in value.items()}
-            else:
-                found[_unused(_plain_name(metric), found)] = _number(value)
+            found |= {k: _number(v) for k, v in value.items()} if isinstance(value, dict) else {name: _number(value)}
         return found
 
     @contextlib.contextmanager
@@ -191,10 +209,10 @@ def _check_kind(argument: str, item: Any, module: Any) -> None:
 def _plain_name(metric: tf_keras.metrics.Metric) -> str:
     """Returns a metric's name without the number that Keras adds per process (`auc_3` of the third AUC made)."""
     snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", type(metric).__name__).lower()
-    return snake if re.fullmatch(rf"{snake}_\d+", metric.name) else metric.name
+    return re.sub(rf"(?<![a-z0-9]){snake}_\d+$", snake, metric.name)
 
 
-def _unused(name: str, taken: dict[str, Any]) -> str:
+def _unused(name: str, taken: Sequence[str]) -> str:
     candidates = [name, *(f"{name}_{number}" for number in range(2, len(taken) + 3))]
     return next(candidate for candidate in candidates if candidate not in taken)
 

@@ -139,6 +139,10 @@ class History(Mapping[str, list[float]]):
             self._values[name].append(value)
             self.steps[name].append(step)
 
+    def at(self, step: int) -> dict[str, float]:
+        """Returns the values that were reported at a step, by name."""
+        return {name: values[-1] for name, values in self._values.items() if self.steps[name][-1] == step}
+
     def __getitem__(self, name: str) -> list[float]:
         if name not in self._values:
             raise KeyError(f"no metric named {name!r} was reported; there are {', '.join(self._values) or 'none'}")

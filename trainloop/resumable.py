@@ -17,6 +17,7 @@ from trainloop.checkpoint import Checkpoints, Restored
 from trainloop.default_callbacks import with_defaults
 from trainloop.evaluator import Evaluator
 from trainloop.state import HostState, State
+from trainloop.steps import GatheringLoop, SummingLoop
 from trainloop.workdir import Workdir
 
 
@@ -47,6 +48,9 @@ class Resumable(Evaluator):
         self.state = State(self.model, self.optimizer, HostState(self._host_state, self._set_host_state))
         self._restored: Restored | None = None
         self._log_size: int | None = None
+        self._data_shape: list[int] | None = None
+        self._summed: list[str] | None = None
+        self._newest_seen = 0 if self.checkpoints is None else max(self.checkpoints.steps(), default=0)
 
     def restore_or_initialize(self) -> int:
         """Continues the run of the workdir from its newest checkpoint, or starts one where there is none.
@@ -88,14 +92,19 @@ class Resumable(Evaluator):
             self._restored = checkpoints.restore(self.state.checkpoint, step, whole)
         return step
 
-    def _after_trace(self) -> None:
-        super()._after_trace()
+    def _after_trace(self, loop: SummingLoop | GatheringLoop) -> None:
+        super()._after_trace(loop)
+        built = all(map(keras_hooks.is_built, self.models.values()))
+        if built:
+            self._build_averages()
         if self._restored is not None:
-            built = all(map(keras_hooks.is_built, self.models.values()))
             self._restored.check(("model",) if built else ())
 
     def _build_variables(self) -> None:
         self._build_optimizers()
+        self._build_averages()
+
+    def _build_averages(self) -> None:
         if (averaging := self._averaging()) is not None:
             averaging.build([v for key in self.optimizers for v in keras_hooks.trainable_candidates(self.models[key])])
             self.state.checkpoint.averages = averaging.tracked
@@ -108,16 +117,19 @@ class Resumable(Evaluator):
         return {
             "seed": self.seed,
             "log_size": log.stat().st_size if log is not None and log.exists() else 0,
+            "data": self._data_shape,
+            "scalars": self._summed,
             "callbacks": {key: callback.get_state() for key, callback in self._named_callbacks().items()},
         }
 
     def _set_host_state(self, state: dict[str, Any]) -> None:
         self.seed, self._log_size = state["seed"], state["log_size"]
+        self._data_shape, self._summed = state["data"], state["scalars"]
         for key, callback in self._named_callbacks().items():
             if key in state["callbacks"]:
                 callback.set_state(state["callbacks"][key])
             elif callback.get_state():
-                logging.info("%s was not there when the checkpoint was saved; it starts fresh", key)
+                logging.warning("%s was not there when the checkpoint was saved; it starts fresh", key)
 
     def _named_callbacks(self) -> dict[str, Callback]:
         seen: Counter[str] = Counter()

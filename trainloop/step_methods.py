@@ -61,6 +61,11 @@ class StepMethods:
                 "loss=None, and neither compute_loss nor train_step is overridden, so there is nothing to minimise. "
                 "Give loss=..., or override compute_loss(self, batch, phase) in a subclass"
             )
+        if report_gradient_norm and self._overrides("train_step"):
+            raise ValueError(
+                f"report_gradient_norm=True is done by the Trainer's own train_step, but {type(self).__name__} "
+                "overrides it; return the norm among the scalars of your step"
+            )
         if self.microbatches > 1 and self._overrides("train_step"):
             raise ValueError(
                 f"microbatches={microbatches} slices the batch of the Trainer's own train_step, but "
@@ -156,7 +161,7 @@ class StepMethods:
 
     @_as_written
     def _loss_of(self, batch: Any, phase: Phase) -> StepResult:
-        trained = [self.models[key] for key in self.optimizers]
+        trained = [self.models[key] for key in self.optimizers or self.models]
         for model in trained:
             keras_hooks.forget_losses(model)
         result = results.from_compute_loss(call_user(self.compute_loss, batch, phase), "compute_loss")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -24,6 +25,7 @@ from trainloop.state import MAX_SCALARS
 from trainloop.user_code import call_user, own_exceptions
 
 _int64 = tf.TensorSpec([], tf.int64)
+_RESERVED = {"learning_rate", "steps_per_second", "examples_per_second"}
 
 
 @dataclasses.dataclass
@@ -102,7 +104,7 @@ class _Loop:
         run_eagerly: bool,
     ):
         self._method = method
-        self._phase = phase
+        self.phase = phase
         self._strategy = strategy
         self._jit_compile = jit_compile
         self._run_eagerly = run_eagerly
@@ -154,9 +156,9 @@ class _Loop:
     def _part_of_step(self, part: Any, rows: tf.Tensor, total: tf.Tensor, step: tf.Tensor, epoch: tf.Tensor) -> Any:
         with (
             _within(StepContext(step, epoch, rows, total, self._replicas)),
-            guard.scope(self._phase.value, self._phase.policy),
+            guard.scope(self.phase.value, self.phase.policy),
         ):
-            return self._finish(call_user(self._method, part, self._phase), part, rows)
+            return self._finish(call_user(self._method, part, self.phase), part, rows)
 
     def _finish(self, returned: Any, part: Any, rows: tf.Tensor) -> Any:
         raise NotImplementedError
@@ -208,6 +210,7 @@ class SummingLoop(_Loop):
         self._stop_on_nonfinite = stop_on_nonfinite
         self._after_step = after_step
         self.names: list[str] = []
+        self.updates_metrics = False
 
     def run(self, iterator: Any, steps: int, epoch: int) -> Ran:
         """Runs up to `steps` steps and adds their sums to the window."""
@@ -221,9 +224,10 @@ class SummingLoop(_Loop):
         """Returns the weighted mean of each scalar over the window; empty where the window is."""
         sums = self.window.numpy()
         weight = sums[1]
-        return (
-            {name: float(value / weight) for name, value in zip(self.names, sums[2:], strict=False)} if weight else {}
-        )
+        if sums[0] == 0:
+            return {}
+        values = zip(self.names, sums[2:], strict=False)
+        return {name: float(value / weight) if weight else math.nan for name, value in values}
 
     def window_rows(self) -> float:
         """Returns the number of rows that fell into the window."""
@@ -235,6 +239,11 @@ class SummingLoop(_Loop):
         result = results.from_step(returned, method)
         self._update_metrics(result, part, rows)
         named = result.named_scalars()
+        if twice := sorted({*named} & {*self._metrics.names} | {*named, *self._metrics.names} & _RESERVED):
+            raise ValueError(
+                f"{method}: {', '.join(map(repr, twice))} would be reported twice; give the metric or scalar "
+                "another name"
+            )
         if len(named) > MAX_SCALARS:
             raise ValueError(f"{method} returned {len(named)} scalars; at most {MAX_SCALARS} can be reported")
         self.names[:] = named
@@ -250,11 +259,11 @@ class SummingLoop(_Loop):
         _, targets, sample_weight = batches.unpack(part)
         targets = targets if result.targets is None else result.targets
         sample_weight = sample_weight if result.sample_weight is None else result.sample_weight
+        if not self._metrics.compares(targets, result.outputs):
+            return
+        self.updates_metrics = True
         if self._replicas == 1:
             self._metrics.update(targets, result.outputs, sample_weight)
-            return
-
-        if not self._metrics.compares(targets, result.outputs):
             return
         self._metrics.build(targets, result.outputs)
 
@@ -274,7 +283,7 @@ class SummingLoop(_Loop):
 
         def advance(batch: Any, done: tf.Tensor, sums: tf.Tensor) -> tuple[Any, ...]:
             added = self._step(batch, self._counter.read_value(), epoch)
-            if self._phase is Phase.TRAIN:
+            if self.phase is Phase.TRAIN:
                 self._counter.assign_add(1)
             finite = tf.reduce_all(tf.math.is_finite(added[2 : 3 if "loss" in self.names else None]))
             ok = finite if self._stop_on_nonfinite else tf.constant(True)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import tf_keras
+from absl import logging
 
 from trainloop import arguments, data, keras_hooks
 from trainloop.agenda import Agenda, Pace, RunLength
 from trainloop.callback import Callback
 from trainloop.callbacks import Checkpointing, NonFiniteLossError, StopOnNaN
 from trainloop.checkpoint import Checkpoints
-from trainloop.evaluator import Data
+from trainloop.evaluator import EVAL_EVERY, Data, run_all
 from trainloop.interrupts import Interrupts
 from trainloop.losses import LossSpec, Metrics
 from trainloop.phase import Phase
@@ -157,11 +159,20 @@ class Trainer(Resumable):
         return cls(model, **keras_hooks.compiled_arguments(model) | options)
 
     def request_stop(self, reason: str) -> None:
-        """Asks `fit` to end before the next chunk; what is due at the end is still done."""
+        """Asks `fit` to end before the next chunk; what is due at the end is still done.
+
+        Args:
+          reason: Why; it is kept in `history.stop_reason`.
+
+        Raises:
+          ValueError: If no reason is given.
+        """
+        if not reason:
+            raise ValueError(f"request_stop: reason={reason!r} says nothing; say why the run is to stop")
         self._stop_reason = reason
 
     def log(self, values: Mapping[str, float]) -> None:
-        """Adds values of your own to the next report."""
+        """Reports values of your own, with the other things that are due at this step."""
         self._logged |= values
 
     def fit(
@@ -208,11 +219,13 @@ class Trainer(Resumable):
             self._pass_by(train_data, total, steps_per_epoch)
             return History()
         with self._busy(), self.strategy.scope():
-            stream = self._open(train_data, total, steps_per_epoch, restart_data)
-            triggers = self._triggers(stream, total, sets, eval_every)
-            self._prepare_training(stream, sets)
+            with self._position_kept():
+                stream = self._open(train_data, total, steps_per_epoch, restart_data)
+                triggers = self._triggers(stream, total, sets, eval_every)
+                self._prepare_training(stream, sets)
             self.history, self._stop_reason = History(), None
             with self._locked(), Interrupts() as interrupts:  # nothing was written before this line
+                self._check_own_workdir()
                 self._cut_logs()
                 with self._fit_hooks(), self._in_phase(Phase.TRAIN, "fit"):
                     self._train(stream, total, Agenda(triggers, self.clock()), sets, interrupts)
@@ -229,6 +242,8 @@ class Trainer(Resumable):
             raise ValueError(
                 "replay: there is no checkpoint to begin from; give the Trainer a workdir= with Checkpointing"
             )
+        if not self._opened:
+            raise ValueError("replay: no fit has been running, so there are no data to make steps with")
         opened = self._opened
         compiled, self._loops = self._loops, {}  # so that the steps are traced anew, under whatever watches them
         try:
@@ -253,11 +268,13 @@ class Trainer(Resumable):
     ) -> None:
         """The outer loop: run a chunk of steps, hand over to what is due, again."""
         pace, window = Pace(), ReportWindow(self.state.window)
-        ended = self._stop_reason is not None  # a hook knows that this run is over
+        # A hook may know that this run is over, and data that stood at the end of an epoch have begun the next one.
+        ended = self._stop_reason is not None or total.is_reached(self.step, self.epoch)
         while not ended:
             if self.state.epoch_step == 0 or (not stream.has_epochs and window.is_empty):
                 self.metrics.reset()
             step, loop, start = self.step, self._training_loop(stream), self.clock()
+            self._expect_scalars(loop, window)
             bounds = (
                 pace.steps,
                 agenda.steps_until(step),
@@ -294,18 +311,19 @@ class Trainer(Resumable):
         """Reports, evaluates, and calls the callbacks whose triggers are due, always in this order."""
         due = agenda.due(Moment(self.step, self.epoch, new_step, epoch_ended, ended=ended), self.clock())
         if (_REPORT in due or ended) and not window.is_empty:
-            self._report(window)
+            self._report(window.read(self.metrics, self.optimizers))
             if _REPORT in due:  # a window that the end cuts short goes on where the run goes on
                 window.reset()
         if _EVALUATE in due:
-            self.history.add(self.step, self._evaluate(sets, None, "eval_every", "fit: eval_data"))
+            self.history.add(self.step, self._evaluate(sets, None, EVAL_EVERY, "fit: eval_data"))
         for position in due:
             if position >= _CALLBACKS:
                 self.callbacks[position - _CALLBACKS].on_trigger(self)
+        if self._logged:
+            logged, self._logged = self._logged, {}
+            self._report(logged)
 
-    def _report(self, window: ReportWindow) -> None:
-        metrics = window.read(self.metrics, self.optimizers) | self._logged
-        self._logged = {}
+    def _report(self, metrics: dict[str, Any]) -> None:
         self.latest_metrics |= metrics
         self.history.add(self.step, metrics)
         for callback in self.callbacks:
@@ -328,22 +346,28 @@ class Trainer(Resumable):
         before = self._opened[0] if self._opened else source
         opened = self._stream if source is before and not restart_data else None
         needed = total.steps_left(self.step)
+        taken = self.state.epoch_step if source is before and not restart_data else 0
         stream = data.training_stream(
-            source, self.seed, steps_per_epoch=steps_per_epoch, steps_needed=needed, opened=opened
+            source, self.seed, steps_per_epoch=steps_per_epoch, steps_needed=needed, taken=taken, opened=opened
         )
         if opened is None:
             if restart_data or not data.is_same(source, before) or not self._goes_on(stream):
+                if self._restored is not None and isinstance(stream, data.ArrayStream) and not restart_data:
+                    logging.warning("train_data= has other rows or batches than before: its epoch begins anew")
                 self.state.epoch_start.assign(self.state.step)
             if stream.caveat is not None and self.workdir is not None:
                 warnings.warn(
                     f"fit: train_data= {stream.caveat}. trainloop.data.from_arrays has no such limit", stacklevel=3
                 )
         left = stream.steps_left(self.state.epoch_step)
-        if left is not None and left <= 0:  # the position was counted in longer epochs
+        if left is not None and left <= 0:  # the position was counted in steps, or in longer epochs
+            self.state.epoch.assign_add(1)
             self.state.epoch_start.assign(self.state.step)
+            stream.begin_epoch()
         stream.seek(self.epoch, self.state.epoch_step)
         self.state.passes.assign(stream.passes)
         self._stream, self._opened = stream, (source, total, steps_per_epoch)
+        self._data_shape = stream.shape if isinstance(stream, data.ArrayStream) else None
         self.steps_per_epoch, self.total_steps = stream.steps_per_epoch, total.steps
         if total.epochs is not None and stream.steps_per_epoch is not None:
             epochs_left = total.epochs - self.epoch
@@ -362,7 +386,9 @@ class Trainer(Resumable):
 
     def _goes_on(self, stream: data.Stream) -> bool:
         """Returns whether newly opened data can be put where the run stands; a saved iterator is put there."""
-        if isinstance(stream, data.ArrayStream) or (self.state.epoch_step == 0 and self._restored is None):
+        if isinstance(stream, data.ArrayStream):
+            return self.state.epoch_step == 0 or self._data_shape in (None, stream.shape)
+        if self.state.epoch_step == 0 and self._restored is None:
             return True
         if stream.saved_iterator is None or self._restored is None or self._restored.step != self.step:
             return False
@@ -470,6 +496,37 @@ class Trainer(Resumable):
         self.state.track_iterator(stream.saved_iterator)
         return True
 
+    def _expect_scalars(self, loop: SummingLoop, window: ReportWindow) -> None:
+        """Begins a new window where the step has come to return other scalars than those that were summed so far."""
+        if loop.names and loop.names != self._summed:
+            if self._summed is not None and not window.is_empty:
+                window.reset()
+            self._summed = list(loop.names)
+
+    @contextlib.contextmanager
+    def _position_kept(self) -> Iterator[None]:
+        """Leaves the position in the data as it was where a `fit` is refused in the block."""
+        counted = (self.state.epoch, self.state.epoch_start, self.state.passes)
+        before = [variable.numpy() for variable in counted], self._stream, self._opened
+        try:
+            yield
+        except BaseException:
+            for variable, value in zip(counted, before[0], strict=True):
+                variable.assign(value)
+            _, self._stream, self._opened = before
+            raise
+
+    def _check_own_workdir(self) -> None:
+        """Called with the lock held: refuses to go on where another run has written since this one looked."""
+        if self.checkpoints is None:
+            return
+        newest = max(self.checkpoints.steps(), default=0)
+        if newest > self._newest_seen:
+            raise RuntimeError(
+                f"fit: workdir={str(self.workdir)!r} holds a checkpoint of step {newest}, which another run has saved "
+                "since this one began. Start anew, and call trainer.restore_or_initialize() before fit"
+            )
+
     def _save(self) -> None:
         for callback in self.callbacks:
             if isinstance(callback, Checkpointing):
@@ -485,17 +542,21 @@ class Trainer(Resumable):
             yield
         finally:
             self.fitting = False
+            if self.checkpoints is not None:
+                self._newest_seen = max(self.checkpoints.steps(), default=0)
 
     @contextlib.contextmanager
     def _fit_hooks(self) -> Iterator[None]:
-        try:
-            for callback in self.callbacks:
-                callback.on_fit_begin(self)
-            yield
-        except BaseException as error:
-            for callback in self.callbacks:
-                callback.on_exception(self, error)
-            raise
-        finally:
-            for callback in self.callbacks:
-                callback.on_fit_end(self)
+        with contextlib.ExitStack() as ends:  # every callback is told of the end, even if another one raises
+            ends.callback(run_all, [functools.partial(callback.on_fit_end, self) for callback in self.callbacks])
+            try:
+                for callback in self.callbacks:
+                    callback.on_fit_begin(self)
+                yield
+            except BaseException as error:
+                for callback in self.callbacks:
+                    try:
+                        callback.on_exception(self, error)
+                    except Exception as another:  # noqa: BLE001 (what went wrong first is what counts)
+                        error.add_note(f"{type(callback).__name__}.on_exception raised {another!r}")
+                raise

@@ -6,6 +6,7 @@ import re
 import sys
 
 import pytest
+import tqdm
 
 from trainloop import Callback, Every, Inference, Phase, ProgressBar
 
@@ -19,13 +20,19 @@ class Terminal(io.StringIO):
         return True
 
     def screen(self) -> list[str]:
-        lines = []
-        for line in self.getvalue().split("\n"):
-            shown = ""
-            for text in line.split("\r"):  # a carriage return writes over what stands there
-                shown = text + shown[len(text) :]
-            lines.append(shown.rstrip())
-        return lines
+        rows, row, column = [""], 0, 0
+        for text in re.split(r"(\n|\r|\x1b\[A)", self.getvalue()):
+            if text == "\n":
+                row, column = row + 1, 0
+                rows += [""] * (row == len(rows))
+            elif text == "\r":
+                column = 0
+            elif text == "\x1b[A":
+                row -= 1
+            else:  # writes over what stands there
+                rows[row] = rows[row][:column].ljust(column) + text + rows[row][column + len(text) :]
+                column += len(text)
+        return [shown.rstrip() for shown in rows]
 
 
 @pytest.fixture
@@ -177,6 +184,24 @@ def test_an_open_line_is_shown_when_flushed_and_goes_on(make_trainer, pairs, ope
     make_trainer(At(ask, steps=[2]), ProgressBar()).fit(pairs, steps=4)
     *above, bar = filter(None, terminal.screen())
     assert above == ["name? Ada", "the end"]
+    assert "| 4/4 [" in bar
+
+
+def test_another_bar_may_be_drawn_in_a_hook(make_trainer, pairs, open_terminal):
+    terminal = open_terminal()
+
+    def look_at_each():
+        print("before")
+        print()
+        for number in tqdm.tqdm(range(3), desc="each", mininterval=0):
+            if number == 1:
+                print("amidst")
+        print("after")
+
+    make_trainer(At(look_at_each, steps=[2]), ProgressBar()).fit(pairs, steps=4)
+    before, blank, amidst, each, after, bar, last = terminal.screen()
+    assert [before, blank, amidst, after, last] == ["before", "", "amidst", "after", ""]
+    assert each.startswith("each: 100%|")
     assert "| 4/4 [" in bar
 
 

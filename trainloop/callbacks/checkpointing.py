@@ -60,7 +60,7 @@ class Checkpointing(Callback):
         trainer.checkpoints.save(
             trainer.state.checkpoint,
             step=trainer.step,
-            metrics=trainer.latest_metrics,
+            metrics=trainer.history.at(trainer.step),  # an older value says nothing about these weights
             keep=self.keep,
             monitor=self.monitor.name,
             mode=self.monitor.mode,

@@ -180,8 +180,12 @@ class _AboveBar(io.TextIOBase):
         self._bar = bar
         self._rest = ""
         self._is_within_line = False
+        self._is_another_drawn = False
 
     def write(self, text: str) -> int:
+        if not self._rest and (text.startswith(("\r", "\x1b")) or not text.strip("\n")):
+            self._draw(text)
+            return len(text)
         lines, newline, self._rest = (self._rest + text).rpartition("\n")
         if newline:
             self._put(lines + newline)
@@ -210,6 +214,15 @@ class _AboveBar(io.TextIOBase):
     @property
     def encoding(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self._stream.encoding
+
+    def _draw(self, text: str) -> None:
+        """Lets another bar draw itself: it moves with line feeds and escapes, and writes from a carriage return on."""
+        with self._bar.get_lock():
+            if not text.strip("\n") and not self._is_another_drawn and not self._is_within_line:
+                self._bar.clear(nolock=True)
+            self._stream.write(text)
+            self._is_another_drawn = text.startswith("\r")
+            self._is_within_line = self._is_within_line and "\n" not in text
 
     def _put(self, text: str) -> None:
         with self._bar.get_lock():
