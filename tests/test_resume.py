@@ -23,6 +23,12 @@ Y = X.sum(axis=1, keepdims=True) ** 2
 TOTAL = 17
 
 
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here pulls the plug of the machine, which is all that `fsync` is for."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
 class Killed(Exception):
     """Stands for the end of the process: no hook of the run saves anything any more."""
 
@@ -410,9 +416,17 @@ def layers(*widths: int, built: bool) -> tf_keras.Model:
 
 
 OTHERS = {
-    "other widths": (lambda built: layers(9, 1, built=built), {}, r"kernel has the shape \(4, 9\) and was saved with \(4, 8"),
+    "other widths": (
+        lambda built: layers(9, 1, built=built),
+        {},
+        r"kernel has the shape \(4, 9\) and was saved with \(4, 8",
+    ),
     "one more layer": (lambda built: layers(8, 1, 1, built=built), {}, r"-2/kernel was not saved; .* and \d+ more"),
-    "one layer less": (lambda built: layers(8, built=built), {}, r"model/layer_with_weights-1/kernel was saved and is not"),
+    "one layer less": (
+        lambda built: layers(8, built=built),
+        {},
+        r"model/layer_with_weights-1/kernel was saved and is not",
+    ),
     "another optimizer": (
         lambda built: layers(8, 1, built=built),
         {"optimizer": "sgd"},
@@ -499,8 +513,15 @@ def other_dataset() -> list[Any]:
 # In the first stage; in the second, before it has a checkpoint of its own; in the second, after that.
 @pytest.mark.parametrize(
     ("source", "killed_at"),
-    [(same_arrays, 6), (same_arrays, 12), (other_arrays, 9), (same_dataset, 9), (other_dataset, 9), (other_dataset, 12)],
-)  # fmt: skip
+    [
+        (same_arrays, 6),
+        (same_arrays, 12),
+        (other_arrays, 9),
+        (same_dataset, 9),
+        (other_dataset, 9),
+        (other_dataset, 12),
+    ],
+)
 def test_stages_that_were_killed_end_as_stages_that_were_not(
     tmp_path: pathlib.Path, source: Callable[[], list[Any]], killed_at: int
 ) -> None:

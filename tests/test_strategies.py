@@ -150,7 +150,7 @@ CASES: dict[str, tuple[Callable[[], Trainer], Any]] = {
     "embedding, microbatches": (lambda: embedding(microbatches=3), (TOKENS, Y)),
     "own weight": (lambda: trainer_of(mlp(), adam(), WeighedByInput), PAIRS),
     "own weight, microbatches": (lambda: trainer_of(mlp(), adam(), WeighedByInput, microbatches=3), PAIRS),
-    "own step": (lambda: trainer_of(mlp(), adam(global_clipnorm=0.1), OwnStep, loss=LOSS, metrics=scored()), PAIRS),
+    "own step": (lambda: trainer_of(normalised(), adam(clipnorm=0.1), OwnStep, loss=LOSS, metrics=scored()), PAIRS),
     "own step, own weight": (lambda: trainer_of(mlp(), adam(), OwnWeighedStep), PAIRS),
     "two models": (two_models, PAIRS),
 }

@@ -93,7 +93,7 @@ def compiled(monkeypatch) -> collections.Counter:
         original = getattr(kind, name)
 
         def traced(loop, *args):
-            counts[loop._phase, name] += 1
+            counts[loop.phase, name] += 1
             return original(loop, *args)
 
         monkeypatch.setattr(kind, name, traced)

@@ -84,15 +84,16 @@ def check_callbacks(callbacks: Sequence[Any]) -> list[Callback | tf_keras.callba
         name = f"callbacks[{position}]"
         if isinstance(callback, type):
             raise TypeError(f"{name}={callback.__name__} is a class; give an instance: {callback.__name__}(...)")
+        if isinstance(callback, Callback) or keras_hooks.is_callback(callback):
+            continue
         if keras_hooks.is_keras_3(callback):
             raise TypeError(
                 f"{name}={type(callback).__name__} is of Keras 3 (tf.keras); "
                 f"use tf_keras.callbacks.{type(callback).__name__}"
             )
-        if not isinstance(callback, (Callback, tf_keras.callbacks.Callback)):
-            raise TypeError(
-                f"{name}={callback!r} is no callback; it must be a trainloop.Callback or a tf_keras.callbacks.Callback"
-            )
+        raise TypeError(
+            f"{name}={callback!r} is no callback; it must be a trainloop.Callback or a tf_keras.callbacks.Callback"
+        )
     return list(callbacks)
 
 

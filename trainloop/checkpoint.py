@@ -91,7 +91,7 @@ class Restored:
     def _differences(self, whole: Collection[str]) -> Iterator[str]:
         """Walks what exists and what was saved side by side, by the names of the attributes."""
         view = tf.train.TrackableView(self._checkpoint)
-        queue = collections.deque([("", self._checkpoint, 0)])
+        queue: collections.deque[tuple[str, Any, int | None]] = collections.deque([("", self._checkpoint, 0)])
         seen: set[tuple[int | None, int | None]] = set()
         placed: set[int] = set()
         left_over: dict[int, str] = {}
@@ -102,11 +102,12 @@ class Restored:
                 continue
             seen.add(pair)
             shape = None if node is None else self._saved_shape(node)
-            if isinstance(here, tf.Variable) and shape is None:
-                yield f"{path} was not saved"
-            elif isinstance(here, tf.Variable) and not here.shape.is_compatible_with(shape):
-                yield f"{path} has the shape {tuple(here.shape)} and was saved with {tuple(shape)}"
-            elif here is None and shape is not None and path.split("/")[0] in whole:
+            if here is not None and isinstance(here, tf.Variable):
+                if shape is None:
+                    yield f"{path} was not saved"
+                elif not here.shape.is_compatible_with(shape):
+                    yield f"{path} has the shape {tuple(here.shape)} and was saved with {tuple(shape)}"
+            elif here is None and node is not None and shape is not None and path.split("/")[0] in whole:
                 left_over[node] = f"{path} was saved and is not there"
             if here is not None and node is not None:
                 placed.add(node)

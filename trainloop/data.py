@@ -298,8 +298,8 @@ def training_stream(
         )
     if steps_needed is not None and 0 < known < taken + steps_needed:
         raise ValueError(
-            f"fit: train_data= is exhausted after {known} batches, but {taken} are taken and {steps_needed} steps are "
-            "left; repeat() the dataset, or give epochs= to have it iterated again"
+            f"fit: train_data= is exhausted after {known - taken} batches, but {steps_needed} steps are left; repeat() "
+            "the dataset, or give epochs= to have it iterated again"
         )
     stream = opened or DatasetStream(source)
     stream.count(steps_per_epoch, in_epochs=steps_needed is None)

@@ -156,6 +156,18 @@ def is_keras_3(value: Any) -> bool:
     return any(module.split(".")[0] == "keras" for module in modules)
 
 
+def is_callback(value: Any) -> bool:
+    """Returns whether an object can be called as a callback of tf-keras.
+
+    A class of somebody else that derives from Keras 3's bare `Callback`, whose hooks are all empty, can
+    (`tqdm.keras.TqdmCallback`); a callback of Keras 3 itself cannot.
+    """
+    if isinstance(value, tf_keras.callbacks.Callback):
+        return True
+    of_keras_3 = [base.__name__ for base in type(value).__mro__ if base.__module__.split(".")[0] == "keras"]
+    return of_keras_3 == ["Callback"]
+
+
 class _WithoutMean:
     """Stands in for the running mean that Keras would update at every call of a loss."""
 

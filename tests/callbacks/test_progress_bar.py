@@ -21,7 +21,7 @@ class Terminal(io.StringIO):
 
     def screen(self) -> list[str]:
         rows, row, column = [""], 0, 0
-        for text in re.split(r"(\n|\r|\x1b\[A)", self.getvalue()):
+        for text in re.split(r"(\n|\r|\x1b\[[AK])", self.getvalue()):
             if text == "\n":
                 row, column = row + 1, 0
                 rows += [""] * (row == len(rows))
@@ -29,6 +29,8 @@ class Terminal(io.StringIO):
                 column = 0
             elif text == "\x1b[A":
                 row -= 1
+            elif text == "\x1b[K":
+                rows[row] = rows[row][:column]
             else:  # writes over what stands there
                 rows[row] = rows[row][:column].ljust(column) + text + rows[row][column + len(text) :]
                 column += len(text)
@@ -187,13 +189,14 @@ def test_an_open_line_is_shown_when_flushed_and_goes_on(make_trainer, pairs, ope
     assert "| 4/4 [" in bar
 
 
-def test_another_bar_may_be_drawn_in_a_hook(make_trainer, pairs, open_terminal):
+@pytest.mark.parametrize("seconds", [0, 60])  # between two updates of that bar
+def test_another_bar_may_be_drawn_in_a_hook(make_trainer, pairs, open_terminal, seconds):
     terminal = open_terminal()
 
     def look_at_each():
         print("before")
         print()
-        for number in tqdm.tqdm(range(3), desc="each", mininterval=0):
+        for number in tqdm.tqdm(range(3), desc="each", mininterval=seconds):
             if number == 1:
                 print("amidst")
         print("after")
@@ -203,6 +206,21 @@ def test_another_bar_may_be_drawn_in_a_hook(make_trainer, pairs, open_terminal):
     assert [before, blank, amidst, after, last] == ["before", "", "amidst", "after", ""]
     assert each.startswith("each: 100%|")
     assert "| 4/4 [" in bar
+
+
+def test_another_bar_may_vanish(make_trainer, pairs, open_terminal):
+    terminal = open_terminal()
+
+    def look_at_each():
+        for _ in tqdm.tqdm(range(3), mininterval=0, leave=False):
+            pass
+
+    later = At(lambda: print("later"), steps=[3])
+    make_trainer(At(look_at_each, steps=[1, 2, 4]), later, ProgressBar()).fit(pairs, steps=4)
+    said, bar, *below = terminal.screen()
+    assert said == "later"
+    assert "| 4/4 [" in bar
+    assert not any(below)
 
 
 def test_the_stream_above_the_bar_is_still_one_of_a_terminal(make_trainer, pairs, open_terminal):

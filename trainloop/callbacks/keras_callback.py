@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import tf_keras
 
-from trainloop import arguments
+from trainloop import arguments, keras_hooks
 from trainloop.callback import Callback
 from trainloop.phase import Phase
 from trainloop.triggers import AtEnd, Every
@@ -195,14 +195,12 @@ def _check(callback: Any) -> None:
         raise TypeError(
             f"KerasCallback: callback={callback.__name__} is a class; give an instance: {callback.__name__}(...)"
         )
-    kind = type(callback)
-    # Keras 3's bare base class has nothing but empty hooks, and tqdm.keras.TqdmCallback derives from it: that works.
-    of_keras_3 = [base for base in kind.__mro__ if base.__module__.split(".")[0] == "keras"]
-    if any(base.__name__ != "Callback" for base in of_keras_3):
-        raise TypeError(
-            f"KerasCallback: callback={kind.__name__}(...) is of Keras 3 (tf.keras); use that of tf_keras.callbacks"
-        )
-    if not isinstance(callback, tf_keras.callbacks.Callback) and not of_keras_3:
+    if not keras_hooks.is_callback(callback):
+        if keras_hooks.is_keras_3(callback):
+            raise TypeError(
+                f"KerasCallback: callback={type(callback).__name__}(...) is of Keras 3 (tf.keras); use that of "
+                "tf_keras.callbacks"
+            )
         raise TypeError(f"KerasCallback: callback={callback!r} is no callback; give a tf_keras.callbacks.Callback")
     if isinstance(callback, tf_keras.callbacks.TensorBoard) and callback.update_freq != "epoch":
         raise ValueError(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _WITH_TOTAL = "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{remaining} left, {rate_noinv_fmt}{postfix}]"
 _WITHOUT_TOTAL = "{desc}{n_fmt} steps [{elapsed}, {rate_noinv_fmt}{postfix}]"
+_ERASE_LINE = "\x1b[K"
 
 
 class _Bar(tqdm.tqdm):
@@ -180,7 +181,6 @@ class _AboveBar(io.TextIOBase):
         self._bar = bar
         self._rest = ""
         self._is_within_line = False
-        self._is_another_drawn = False
 
     def write(self, text: str) -> int:
         if not self._rest and (text.startswith(("\r", "\x1b")) or not text.strip("\n")):
@@ -218,16 +218,16 @@ class _AboveBar(io.TextIOBase):
     def _draw(self, text: str) -> None:
         """Lets another bar draw itself: it moves with line feeds and escapes, and writes from a carriage return on."""
         with self._bar.get_lock():
-            if not text.strip("\n") and not self._is_another_drawn and not self._is_within_line:
+            if not text.strip("\n") and not self._is_within_line:
                 self._bar.clear(nolock=True)
             self._stream.write(text)
-            self._is_another_drawn = text.startswith("\r")
             self._is_within_line = self._is_within_line and "\n" not in text
 
     def _put(self, text: str) -> None:
         with self._bar.get_lock():
             if not self._is_within_line:  # else the bar has already made place
                 self._bar.clear(nolock=True)
+                self._stream.write(_ERASE_LINE)  # of another bar, whose length ours does not know
             self._stream.write(text)
             self._stream.flush()
             self._is_within_line = not text.endswith("\n")
