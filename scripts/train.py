@@ -17,9 +17,11 @@ def main(config: ConfigDict, workdir: str) -> None:
     trainer = task.trainer
     first_step = trainer.restore_or_initialize()
     began = time.perf_counter()
-    trainer.fit(task.train_data, eval_data=task.eval_data, **task.fit)
+    history = trainer.fit(task.train_data, eval_data=task.eval_data, **task.fit)
     seconds = time.perf_counter() - began
     print(f"\ntrained {trainer.step - first_step} steps, to {trainer.step} in all, in {seconds:.1f} s")
+    if history.stop_reason:
+        print(f"stopped by {history.stop_reason}")
     if task.sets:
         last = list(task.sets)[-1]
         scores = {name: trainer.evaluate(data) for name, data in task.sets.items()}

@@ -55,7 +55,11 @@ class Callback:
         """Called when a phase is entered; `trainer.phase` is that phase already."""
 
     def on_phase_end(self, trainer: Trainer, phase: Phase, metrics: Mapping[str, Any]) -> None:
-        """Called when a phase is left, with its metrics by full name (`"eval/loss"`); empty for PREDICT and TRAIN."""
+        """Called when a phase is left; of each callback whose `on_phase_begin` was called, also after an exception.
+
+        `metrics` holds the metrics of the fit's own evaluations by full name (`"eval/loss"`), and is empty otherwise:
+        what a hook evaluates with `trainer.evaluate` is returned there, and is not the run's `eval/loss`.
+        """
 
     def on_report(self, trainer: Trainer, metrics: Mapping[str, Any]) -> None:
         """Called with the training metrics of the report window (`"loss"`, `"accuracy"`, `"learning_rate"`, ...)."""

@@ -258,7 +258,8 @@ def trainable_candidates(model: Any) -> list[tf.Variable]:
     """
     if isinstance(model, Layer):
         found = [v for layer in model._flatten_layers() for v in layer._trainable_weights]
-        found += [v for v in model.variables if v.trainable]  # those of a tf.Module that a layer holds
+        with contextlib.suppress(ValueError):  # Keras's answer where a model has no variables yet
+            found += [v for v in model.variables if v.trainable]  # those of a tf.Module that a layer holds
     else:
         found = [variable for variable in model.variables if variable.trainable]
     return list({id(variable): variable for variable in found}.values())
@@ -269,6 +270,11 @@ def layers_of(model: Any) -> list[Layer]:
     if isinstance(model, Layer):
         return list(model._flatten_layers())
     return [module for module in model.submodules if isinstance(module, Layer)] if isinstance(model, tf.Module) else []
+
+
+def mask_of(outputs: Any) -> tf.Tensor | None:
+    """Returns the mask that a layer (`Embedding(mask_zero=True)`) has handed down to a tensor, or None."""
+    return getattr(outputs, "_keras_mask", None)
 
 
 def forget_losses(model: Any) -> None:

@@ -69,7 +69,8 @@ def from_compute_loss(returned: Any, method: str) -> StepResult:
         raise ValueError(
             f"{method} returned no loss; it must return a scalar loss, (loss, outputs) or a StepResult with loss="
         )
-    return dataclasses.replace(result, loss=_scalar(result.loss, method, "loss"))
+    scalars = {name: _scalar(value, method, name) for name, value in result.scalars.items()}
+    return dataclasses.replace(result, loss=_scalar(result.loss, method, "loss"), scalars=scalars)
 
 
 def from_step(returned: Any, method: str) -> StepResult:

@@ -91,7 +91,10 @@ class StepMethods:
             raise ValueError(f"loss=None; give loss=..., or override {method}(self, batch, phase)")
         inputs, targets, sample_weight = batches.unpack(batch)
         outputs = call_user(phase.call, self._only_model("compute_loss"), inputs)
-        return self.loss(targets, outputs, sample_weight), outputs
+        # Keras takes the mean over what is not masked, so that is what the loss counts.
+        mask = keras_hooks.mask_of(outputs)
+        weight = None if mask is None else tf.reduce_sum(tf.cast(mask, tf.float32))
+        return StepResult(self.loss(targets, outputs, sample_weight), outputs, weight=weight)
 
     @_as_written
     def train_step(self, batch: Any, phase: Phase) -> Any:

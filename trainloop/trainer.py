@@ -51,13 +51,15 @@ class Trainer(Resumable):
       loss_weights: What `Model.compile(loss_weights=)` takes.
       metrics: What `Model.compile(weighted_metrics=)` takes: metrics get the sample weights where there are some.
       unweighted_metrics: What `Model.compile(metrics=)` takes: these get no sample weights.
-      seed: The run's seed; drawn where it is None, and kept in the checkpoints.
+      seed: The run's seed, for the order of the data; drawn where it is None, and kept in the checkpoints. What weights
+        begin with is Keras's affair: `tf_keras.utils.set_random_seed` (`launch` calls it).
       workdir: The run's directory; None writes nothing.
       callbacks: Further callbacks; one of the same class takes a default's place. Keras callbacks may stand among them.
       default_callbacks: Whether `ProgressBar` and `StopOnNaN` (and, with a workdir, `MetricsLog`, `TensorBoard` and
         `Checkpointing`) are there without being asked for.
       microbatches: Into how many slices a batch is cut for memory's sake; nothing else notices.
-      jit_compile: Whether XLA compiles the steps. It draws other random numbers, so choose once for a run.
+      jit_compile: Whether XLA compiles the steps; with several replicas, the part of the Trainer's own training step
+        before the update. It draws other random numbers, so choose once for a run.
       report_every: When training metrics are read; by default each epoch, or every 100 steps where there is no epoch.
       report_gradient_norm: Whether `gradient_norm` is among the reported scalars.
       run_eagerly: Whether steps run in Python, for a debugger; may also be set later.
@@ -443,7 +445,9 @@ class Trainer(Resumable):
         if self._models_built or all(map(keras_hooks.is_built, self.models.values())):
             return
         self._building = True
-        note = f"model= could not be built from a batch of fit: train_data=, {stream.iterator.element_spec}"
+        note = (
+            f"while model= was built by tracing a step for a batch of fit: train_data=, {stream.iterator.element_spec}"
+        )
         try:
             loop = SummingLoop(
                 self.train_step if self._overrides("train_step") else self._loss_of,
@@ -458,6 +462,13 @@ class Trainer(Resumable):
                 loop.prepare(stream.iterator)
         finally:
             self._building = False
+        for key in self.optimizers:
+            if not keras_hooks.trainable_candidates(self.models[key]):
+                name = "model=" if len(self.models) == 1 else f"model[{key!r}]"
+                raise ValueError(
+                    f"{name} has no trainable variable after a step was traced: no step method has called it. Call it "
+                    "with phase.call(self.model, x) in compute_loss or train_step"
+                )
         self._models_built = True  # a layer that the step never calls would else have it traced again in each fit
 
     def _training_loop(self, stream: data.Stream) -> SummingLoop:

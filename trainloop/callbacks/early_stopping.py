@@ -79,7 +79,7 @@ class EarlyStopping(Callback):
         self._failed = True
 
     def on_fit_end(self, trainer: Trainer) -> None:
-        if not self._failed and self.monitor.name not in trainer.latest_metrics:
+        if not (self._failed or self._has_stopped_a_fit) and self.monitor.name not in trainer.latest_metrics:
             warnings.warn(
                 f"EarlyStopping: monitor={self.monitor.name!r} never had a value, so nothing could stop this fit; give "
                 "it an eval_data=, and an eval_every= that comes before its end",

@@ -61,7 +61,7 @@ def check(workdir: Workdir, config: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def recorded(workdir: Workdir, config: Mapping[str, Any]) -> Iterator[None]:
-    """Writes `config.json`, and takes it back if the block fails before its run has written anything.
+    """Writes `config.json`, and takes it back if the block fails before its run has logged or saved anything.
 
     Without that, a mistake that shows only when the model is built would leave a workdir that refuses its correction.
 
@@ -72,15 +72,24 @@ def recorded(workdir: Workdir, config: Mapping[str, Any]) -> Iterator[None]:
     Raises:
       WorkdirLocked: If another run is writing there.
     """
-    is_new_directory, is_new_config = not workdir.path.exists(), not workdir.config.exists()
+    is_new_directory, before, written = not workdir.path.exists(), read(workdir), _written(workdir)
     with workdir.lock():
         workdir.write_json(workdir.config, config)
     try:
         yield
     except BaseException:
-        if is_new_config:
+        if before is None:
             _withdraw(workdir, remove_directory=is_new_directory)
+        elif _written(workdir) == written:
+            with contextlib.suppress(WorkdirLocked, OSError), workdir.lock():
+                workdir.write_json(workdir.config, before)
         raise
+
+
+def _written(workdir: Workdir) -> tuple[int, set[str]]:
+    """What tells that a run has done something: the length of its log, and its checkpoints."""
+    log = workdir.metrics.stat().st_size if workdir.metrics.exists() else 0
+    return log, set(os.listdir(workdir.checkpoints)) if workdir.checkpoints.is_dir() else set()
 
 
 def _withdraw(workdir: Workdir, *, remove_directory: bool) -> None:

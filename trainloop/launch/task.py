@@ -139,6 +139,8 @@ def _check_keywords(function: Callable[..., Any], keywords: Mapping[str, Any], n
         accepted = [key for key in parameters if key != "workdir"]
         for key in keywords:
             if key not in accepted:
+                if key == "steps" and "steps" in flags.FLAGS and flags.FLAGS.steps is not None:
+                    raise LaunchError(f"--steps={flags.FLAGS.steps} needs {name} to take an argument steps=None")
                 near = difflib.get_close_matches(key, accepted, n=1)
                 hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(accepted)}"
                 raise LaunchError(f"config key {key!r} is no argument of {name}; {hint}")

@@ -1,0 +1,118 @@
+"""`evaluate` and `predict`, and going from one phase into another and back."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+
+from trainloop import Callback, Every, Phase, Trainer, WeightAveraging, data
+
+X = np.random.default_rng(0).normal(size=[20, 4]).astype("float32")
+PAIRS = (X, X.sum(axis=1, keepdims=True))
+
+
+def model():
+    return tf_keras.Sequential([tf_keras.Input([4]), tf_keras.layers.Dense(1)])
+
+
+def make(*callbacks, kind=Trainer, net=None, **options):
+    return kind(net or model(), "sgd", loss="mse", default_callbacks=False, callbacks=list(callbacks), **options)
+
+
+def batches(size=4):
+    return data.from_arrays(PAIRS, batch_size=size, shuffle=False)
+
+
+class Ragged(Trainer):
+    def predict_step(self, batch, phase):
+        return {"ragged": tf.RaggedTensor.from_row_lengths(batch[0][:, 0], tf.ones_like(batch[0][:, 0], tf.int32))}
+
+
+@pytest.mark.parametrize("size", [4, 8])
+def test_ragged_outputs_stay_with_their_rows(size):
+    rows = make(kind=Ragged).predict(batches(size))["ragged"]
+    assert [row.tolist() for row in rows] == [[value] for value in X[:, 0].tolist()]
+
+
+class FailsOnce(Callback):
+    """Raises in the first evaluation, at its beginning or its end."""
+
+    def __init__(self, hook):
+        self.hook = hook
+
+    def on_phase_begin(self, trainer, phase):
+        self.fail("begin", phase)
+
+    def on_phase_end(self, trainer, phase, metrics):
+        self.fail("end", phase)
+
+    def fail(self, hook, phase):
+        if phase is Phase.EVAL and self.hook == hook:
+            self.hook = None
+            raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("hook", ["begin", "end"])
+@pytest.mark.parametrize("comes_first", [True, False])
+def test_a_hook_that_raises_leaves_phase_and_averaged_weights_as_they_were(hook, comes_first):
+    callbacks = [FailsOnce(hook), WeightAveraging(ema=0.5)]
+    trainer = make(*callbacks if comes_first else reversed(callbacks))
+    trainer.fit(batches(), steps=5)
+    raw = trainer.model.get_weights()
+    with pytest.raises(ZeroDivisionError):
+        trainer.evaluate(batches())
+    assert trainer.phase is None
+    np.testing.assert_array_equal(trainer.model.get_weights()[0], raw[0])
+    averaged = trainer.evaluate(batches())["loss"]
+    assert averaged != pytest.approx(float(np.mean((trainer.model(X) - PAIRS[1]) ** 2)))
+
+
+class EvaluatesByItself(Callback):
+    trigger = Every(steps=2)
+
+    def on_trigger(self, trainer):
+        self.scores = trainer.evaluate(batches())
+
+
+def test_what_a_hook_evaluates_is_not_the_eval_loss_of_the_run():
+    own = EvaluatesByItself()
+    trainer = make(own)
+    history = trainer.fit(batches(), steps=5)
+    assert own.scores["loss"] > 0
+    assert "eval/loss" not in {**history, **trainer.latest_metrics}
+
+
+def test_a_changed_architecture_is_the_one_that_runs():
+    net = tf_keras.Sequential([tf_keras.Input([4]), tf_keras.layers.Dense(3), tf_keras.layers.Dense(1)])
+    trainer = make(net=net)
+    trainer.evaluate(batches())
+    net.pop()
+    net.add(tf_keras.layers.Dense(1))
+    assert trainer.evaluate(batches())["loss"] == pytest.approx(float(np.mean((net(X) - PAIRS[1]) ** 2)))
+
+
+def test_regularisation_counts_without_an_optimizer():
+    net = tf_keras.Sequential([tf_keras.Input([4]), tf_keras.layers.Dense(1, kernel_regularizer="l2")])
+    untrained = Trainer(net, loss="mse", default_callbacks=False).evaluate(batches())
+    assert untrained == make(net=net).evaluate(batches())
+
+
+def test_a_metric_and_a_scalar_of_one_name_are_refused():
+    with pytest.raises(ValueError, match="'loss' would be reported twice"):
+        make(metrics=[tf_keras.metrics.MeanSquaredError("loss")]).evaluate(batches())
+
+
+def test_keras_numbers_are_no_part_of_a_metrics_name():
+    tf_keras.metrics.AUC()
+    assert set(make(metrics=[tf_keras.metrics.MeanAbsoluteError()]).evaluate(batches())) == {
+        "loss",
+        "mean_absolute_error",
+    }
+
+
+def test_a_masked_loss_counts_what_is_not_masked():
+    tokens = np.array([[1, 2, 3, 0], [4, 0, 0, 0], [5, 6, 0, 0]])
+    labels = np.random.default_rng(0).normal(size=[3, 4, 1])
+    net = tf_keras.Sequential([tf_keras.layers.Embedding(7, 3, mask_zero=True), tf_keras.layers.Dense(1)])
+    losses = [make(net=net).evaluate(data.from_arrays((tokens, labels), batch_size=size))["loss"] for size in (1, 2, 3)]
+    assert losses == pytest.approx([losses[0]] * 3)
