@@ -42,6 +42,7 @@ LAYERS = [
     "step_methods",
     "evaluator",
     "resumable",
+    "position",
     "trainer",
     "verify",
     "auditing",

@@ -99,7 +99,10 @@ class ArrayData:
         load = tf.autograph.experimental.do_not_convert(load)
         with own_exceptions():
             batches = indices.map(load, num_parallel_calls=tf.data.AUTOTUNE if heavy else None)
-        return batches.prefetch(tf.data.AUTOTUNE)
+        # The autotuner has a thread that TensorFlow may wait for when an iterator goes: 40 seconds were seen.
+        options = tf.data.Options()
+        options.autotune.enabled = False
+        return batches.prefetch(tf.data.AUTOTUNE).with_options(options)
 
 
 def from_arrays(

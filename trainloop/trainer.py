@@ -5,25 +5,22 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import tf_keras
-from absl import logging
 
 from trainloop import arguments, data, keras_hooks
 from trainloop.agenda import Agenda, Pace, RunLength
 from trainloop.callback import Callback
 from trainloop.callbacks import Checkpointing, NonFiniteLossError, StopOnNaN
-from trainloop.checkpoint import Checkpoints
 from trainloop.evaluator import EVAL_EVERY, Data, run_all
 from trainloop.interrupts import Interrupts
 from trainloop.losses import LossSpec, Metrics
 from trainloop.phase import Phase
+from trainloop.position import Positioned
 from trainloop.reporting import ReportWindow
 from trainloop.results import History
-from trainloop.resumable import Resumable
 from trainloop.steps import Ran, SummingLoop
 from trainloop.triggers import AtEnd, Every, Moment, Trigger, counts_epochs
 from trainloop.user_code import noted
@@ -31,7 +28,7 @@ from trainloop.user_code import noted
 _REPORT, _EVALUATE, _CALLBACKS = 0, 1, 2  # positions in a run's agenda
 
 
-class Trainer(Resumable):
+class Trainer(Positioned):
     """Trains, evaluates and predicts, with the phase as an explicit value of every step.
 
     The loop of `fit`, in short:
@@ -129,10 +126,6 @@ class Trainer(Resumable):
         self.report_every = arguments.check_trigger(report_every, "report_every")
         self.run_eagerly = run_eagerly
         self.history = History()
-        self.total_steps: int | None = None
-        self.steps_per_epoch: int | None = None
-        self._stream: data.Stream | None = None
-        self._opened: tuple[Any, ...] = ()
         self._models_built = False
         self._stop_reason: str | None = None
         self._logged: dict[str, Any] = {}
@@ -343,60 +336,6 @@ class Trainer(Resumable):
                 "another workdir="
             )
 
-    def _open(self, source: Data, total: RunLength, steps_per_epoch: int | None, restart_data: bool) -> data.Stream:
-        """Returns the training data at the position where the run stands."""
-        before = self._opened[0] if self._opened else source
-        opened = self._stream if source is before and not restart_data else None
-        needed = total.steps_left(self.step)
-        taken = self.state.epoch_step if source is before and not restart_data else 0
-        stream = data.training_stream(
-            source, self.seed, steps_per_epoch=steps_per_epoch, steps_needed=needed, taken=taken, opened=opened
-        )
-        if opened is None:
-            if restart_data or not data.is_same(source, before) or not self._goes_on(stream):
-                if self._restored is not None and isinstance(stream, data.ArrayStream) and not restart_data:
-                    logging.warning("train_data= has other rows or batches than before: its epoch begins anew")
-                self.state.epoch_start.assign(self.state.step)
-            if stream.caveat is not None and self.workdir is not None:
-                warnings.warn(
-                    f"fit: train_data= {stream.caveat}. trainloop.data.from_arrays has no such limit", stacklevel=3
-                )
-        left = stream.steps_left(self.state.epoch_step)
-        if left is not None and left <= 0:  # the position was counted in steps, or in longer epochs
-            self.state.epoch.assign_add(1)
-            self.state.epoch_start.assign(self.state.step)
-            stream.begin_epoch()
-        stream.seek(self.epoch, self.state.epoch_step)
-        self.state.passes.assign(stream.passes)
-        self._stream, self._opened = stream, (source, total, steps_per_epoch)
-        self._data_shape = stream.shape if isinstance(stream, data.ArrayStream) else None
-        self.steps_per_epoch, self.total_steps = stream.steps_per_epoch, total.steps
-        if total.epochs is not None and stream.steps_per_epoch is not None:
-            epochs_left = total.epochs - self.epoch
-            self.total_steps = int(self.state.epoch_start) + epochs_left * stream.steps_per_epoch
-        return stream
-
-    def _pass_by(self, source: Data, total: RunLength, steps_per_epoch: int | None) -> None:
-        """Notes whose data the run's position is in where a stage is over: the next one may bring other data."""
-        stands_at_its_end = (self.step if total.epochs is None else self.epoch) == (total.steps or total.epochs)
-        if not self._opened and stands_at_its_end:
-            self._opened = (source, total, steps_per_epoch)
-
-    def _restore(self, step: int, checkpoints: Checkpoints) -> int:
-        self._stream, self._opened = None, ()
-        return super()._restore(step, checkpoints)
-
-    def _goes_on(self, stream: data.Stream) -> bool:
-        """Returns whether newly opened data can be put where the run stands; a saved iterator is put there."""
-        if isinstance(stream, data.ArrayStream):
-            return self.state.epoch_step == 0 or self._data_shape in (None, stream.shape)
-        if self.state.epoch_step == 0 and self._restored is None:
-            return True
-        if stream.saved_iterator is None or self._restored is None or self._restored.step != self.step:
-            return False
-        stream.skip_passes(int(self.state.passes))
-        return self._restored.restore_iterator(stream.saved_iterator)
-
     def _triggers(
         self, stream: data.Stream, total: RunLength, sets: Mapping[str, Data], eval_every: Trigger | None
     ) -> list[Trigger | None]:
@@ -496,36 +435,12 @@ class Trainer(Resumable):
                 "dataset, or give epochs= without steps_per_epoch= to have it iterated again"
             )
 
-    def _count_epoch(self, ran: Ran, stream: data.Stream) -> bool:
-        """Returns whether an epoch has just ended; the next one begins then."""
-        if not ran.out_of_data and stream.steps_left(self.state.epoch_step) != 0:
-            return False
-        self.state.epoch.assign_add(1)
-        self.state.epoch_start.assign(self.state.step)
-        stream.begin_epoch()
-        self.state.passes.assign(stream.passes)
-        self.state.track_iterator(stream.saved_iterator)
-        return True
-
     def _expect_scalars(self, loop: SummingLoop, window: ReportWindow) -> None:
         """Begins a new window where the step has come to return other scalars than those that were summed so far."""
         if loop.names and loop.names != self._summed:
             if self._summed is not None and not window.is_empty:
                 window.reset()
             self._summed = list(loop.names)
-
-    @contextlib.contextmanager
-    def _position_kept(self) -> Iterator[None]:
-        """Leaves the position in the data as it was where a `fit` is refused in the block."""
-        counted = (self.state.epoch, self.state.epoch_start, self.state.passes)
-        before = [variable.numpy() for variable in counted], self._stream, self._opened
-        try:
-            yield
-        except BaseException:
-            for variable, value in zip(counted, before[0], strict=True):
-                variable.assign(value)
-            _, self._stream, self._opened = before
-            raise
 
     def _check_own_workdir(self) -> None:
         """Called with the lock held: refuses to go on where another run has written since this one looked."""
