@@ -58,11 +58,12 @@ def test_seconds_count_from_the_last_firing_of_each_trigger() -> None:
     assert fired == {11.0: [], 12.0: [0], 13.0: [2], 13.5: [], 14.0: [0], 16.0: [0, 2]}
 
 
-def test_the_first_chunk_is_one_step_and_the_pace_grows_fourfold_at_most() -> None:
+@pytest.mark.parametrize("seconds", [0.0, 1e-9])
+def test_the_first_chunk_is_one_step_and_the_pace_grows_fourfold_at_most(seconds: float) -> None:
     pace = Pace()
     lengths = [pace.steps]
     for _ in range(3):
-        pace.observe(pace.steps, seconds=0.0)
+        pace.observe(pace.steps, seconds)
         lengths.append(pace.steps)
     assert lengths == [1, 4, 16, 64]
 

@@ -375,7 +375,7 @@ MISFITS = {
     "a model that cannot be built": (
         lambda: tf_keras.Sequential([tf_keras.layers.Conv2D(2, 3)]),
         "expected min_ndim=4, found ndim=2",
-        "model= could not be built from a batch of fit: train_data=, .*shape=.None, 4.",
+        "while model= was built by tracing a step for a batch of fit: train_data=, .*shape=.None, 4.",
     ),
     "other inputs": (
         lambda: dense(inputs=5),

@@ -106,7 +106,7 @@ def test_the_newest_are_kept(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize(("mode", "best"), [("min", 2), ("max", 3)])
 def test_the_best_is_kept_besides(tmp_path: pathlib.Path, mode: str, best: int) -> None:
     checkpoints = Checkpoints(tmp_path)
-    for step, loss in enumerate([0.5, 0.1, 0.9, float("nan"), 0.4, 0.3], start=1):
+    for step, loss in enumerate([float("nan"), 0.1, 0.9, 0.5, 0.4, 0.3], start=1):
         metrics = {"eval/loss": loss}
         checkpoints.save(tf.train.Checkpoint(), step=step, metrics=metrics, keep=2, monitor="eval/loss", mode=mode)
     assert checkpoints.steps() == [best, 5, 6]

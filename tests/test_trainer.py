@@ -159,10 +159,9 @@ def test_an_error_of_on_exception_does_not_take_the_place_of_the_first():
 
 class SwitchesItsScalar(Trainer):
     def compute_loss(self, batch, phase):
-        result = super().compute_loss(batch, phase)
+        loss, outputs = super().compute_loss(batch, phase)
         name = "a" if self.model.layers[0].trainable else "b"
-        result.scalars = {name: tf.constant(1.0 if name == "a" else 1000.0)}
-        return result
+        return StepResult(loss, outputs, scalars={name: tf.constant(1.0 if name == "a" else 1000.0)})
 
 
 class Freezes(Notes):

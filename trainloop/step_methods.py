@@ -91,10 +91,7 @@ class StepMethods:
             raise ValueError(f"loss=None; give loss=..., or override {method}(self, batch, phase)")
         inputs, targets, sample_weight = batches.unpack(batch)
         outputs = call_user(phase.call, self._only_model("compute_loss"), inputs)
-        # Keras takes the mean over what is not masked, so that is what the loss counts.
-        mask = keras_hooks.mask_of(outputs)
-        weight = None if mask is None else tf.reduce_sum(tf.cast(mask, tf.float32))
-        return StepResult(self.loss(targets, outputs, sample_weight), outputs, weight=weight)
+        return self.loss(targets, outputs, sample_weight), outputs
 
     @_as_written
     def train_step(self, batch: Any, phase: Phase) -> Any:
@@ -168,6 +165,9 @@ class StepMethods:
         for model in trained:
             keras_hooks.forget_losses(model)
         result = results.from_compute_loss(call_user(self.compute_loss, batch, phase), "compute_loss")
+        mask = None if self._overrides("compute_loss") else keras_hooks.mask_of(result.outputs)
+        if mask is not None:  # Keras takes the mean over what is not masked, so that is what the loss counts
+            result.weight = tf.reduce_sum(tf.cast(mask, tf.float32))
         for loss in [loss for model in trained for loss in getattr(model, "losses", ())]:
             result.loss += tf.cast(loss, result.loss.dtype)
         return result
