@@ -138,7 +138,7 @@ def check_eval_data(eval_data: Any, eval_every: Any) -> dict[str, Any]:
 
     Raises:
       TypeError: If something is not data, or `eval_every` is not a trigger.
-      ValueError: If a dict of sets is empty, a set is empty or endless, or `eval_every` is given without data.
+      ValueError: If a dict of sets is empty, or `eval_every` is given without data.
     """
     check_trigger(eval_every, "fit: eval_every")
     if eval_data is None:
@@ -146,12 +146,12 @@ def check_eval_data(eval_data: Any, eval_every: Any) -> dict[str, Any]:
             raise ValueError(f"fit: eval_every={eval_every} was given without eval_data=; give both or neither")
         return {}
     if not isinstance(eval_data, Mapping):
-        data.one_pass(eval_data, None, "fit: eval_data")
+        data.check_data(eval_data, "fit: eval_data")
         return {"": eval_data}
     if not eval_data:
         raise ValueError("fit: eval_data={} is empty; give data, or a dict of at least one named set")
     for name, source in eval_data.items():
-        data.one_pass(source, None, f"fit: eval_data[{name!r}]")
+        data.check_data(source, f"fit: eval_data[{name!r}]")
     return dict(eval_data)
 
 
