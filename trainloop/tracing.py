@@ -1,0 +1,109 @@
+"""What a trace leaves behind: the layer calls in it, and which of them made which op.
+
+The contract reads it to name the effects that it finds in a graph; the audit, to say how each layer got its value.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import tensorflow as tf
+
+from trainloop.ambient import Ambient
+from trainloop.policy import Family
+
+How = Literal["supplied", "said", "inherited", "overridden", "pinned", "followed"]
+
+
+@dataclasses.dataclass(eq=False)
+class LayerCall:
+    """One call of a layer.
+
+    Attributes:
+      layer: The layer.
+      path: Its path in the model.
+      family: Its family, or None.
+      phase: The value of the phase that holds for it (`"train"`): that of the scope, or of its pin.
+      training: The value it has got; None where it takes none and was told none.
+      how: How it came by that value: supplied by the guard, said by an argument, inherited from the Keras call around
+        it, overridden because the phase tells its family so, or decided by `pin` or `follow`.
+      parent: The layer call around it, or None.
+      graph: The graph that was being built; None for an eager call.
+      start: How many ops the graph had before the call.
+      stop: How many it had after it.
+    """
+
+    layer: Any
+    path: str
+    family: Family | None
+    phase: str
+    training: bool | None
+    how: How
+    parent: LayerCall | None
+    graph: tf.Graph | None
+    start: int = 0
+    stop: int = 0
+
+
+class Trace:
+    """All layer calls under one outermost scope.
+
+    Attributes:
+      calls: In the order in which they began.
+      declared: The draws made through `trainloop.random`, as `(graph, first op, number of ops after it)`.
+      unkeyed: What was drawn where no key could be made, as descriptions.
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[LayerCall] = []
+        self.declared: list[tuple[tf.Graph, int, int]] = []
+        self.unkeyed: list[str] = []
+
+    def owner(self, graph: tf.Graph, index: int) -> LayerCall | None:
+        """Returns the innermost layer call that made an op, or None.
+
+        Args:
+          graph: The graph of the op.
+          index: Its place among `graph.get_operations()`.
+        """
+        inside = [call for call in self.calls if call.graph is graph and call.start <= index < call.stop]
+        return max(inside, key=lambda call: call.start, default=None)
+
+    def is_declared(self, graph: tf.Graph, index: int) -> bool:
+        """Returns whether an op was made by a draw through `trainloop.random`."""
+        return any(each is graph and start <= index < stop for each, start, stop in self.declared)
+
+    @contextlib.contextmanager
+    def declaring(self) -> Iterator[None]:
+        """Declares every op that the block makes."""
+        graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+        start = op_count(graph)
+        yield
+        if graph is not None:
+            self.declared.append((graph, start, op_count(graph)))
+
+
+def op_count(graph: tf.Graph | None) -> int:
+    """Returns how many ops a graph has; 0 for no graph."""
+    return 0 if graph is None else graph.version
+
+
+_traces: Ambient[Trace] = Ambient()
+
+
+def current() -> Trace | None:
+    """Returns the trace that is going on here, or None."""
+    return _traces.current()
+
+
+@contextlib.contextmanager
+def recorded() -> Iterator[Trace]:
+    """Records the layer calls of the block; inside another such block, that one goes on recording."""
+    if (going_on := current()) is not None:
+        yield going_on
+        return
+    with _traces.opened(Trace()) as trace:
+        yield trace
