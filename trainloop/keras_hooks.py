@@ -23,9 +23,11 @@ from trainloop.policy import Family
 try:
     from tf_keras.src.engine import base_layer, base_layer_utils, compile_utils
     from tf_keras.src.engine import training as training_lib
+    from tf_keras.src.engine.functional import Functional
     from tf_keras.src.engine.keras_tensor import KerasTensor
     from tf_keras.src.layers.normalization.batch_normalization import BatchNormalizationBase
     from tf_keras.src.layers.rnn.dropout_rnn_cell_mixin import DropoutRNNCellMixin
+    from tf_keras.src.utils import generic_utils
 except ImportError as error:
     raise ImportError(
         f"tf-keras {tf_keras.__version__} is built differently from the versions trainloop was tested with "
@@ -270,6 +272,22 @@ def layers_of(model: Any) -> list[Layer]:
     if isinstance(model, Layer):
         return list(model._flatten_layers())
     return [module for module in model.submodules if isinstance(module, Layer)] if isinstance(model, tf.Module) else []
+
+
+def is_own_attribute(name: str) -> bool:
+    """Returns whether an attribute of a layer is Keras's own book-keeping of what other attributes hold."""
+    return name.startswith(("_self_", "_obj_reference", "_layers", "_callable_losses", "_inbound", "_outbound"))
+
+
+def is_container(model: Any) -> bool:
+    """Returns whether a model is functional or Sequential: whether Keras, not the user, wrote its `call`."""
+    return isinstance(model, tf_keras.Sequential) or bool(getattr(model, "_is_graph_network", False))
+
+
+def made_up_name(layer_class: type) -> str:
+    """Returns the name that Keras makes up for a layer of a class, without the number."""
+    special = {tf_keras.layers.InputLayer: "input", Functional: "model"}
+    return special.get(layer_class) or generic_utils.to_snake_case(layer_class.__name__)
 
 
 def mask_of(outputs: Any) -> tf.Tensor | None:

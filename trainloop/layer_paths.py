@@ -13,14 +13,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import tensorflow as tf
-import tf_keras
 
-Layer = tf_keras.layers.Layer
+from trainloop import keras_hooks
+from trainloop.keras_hooks import Layer
 
 
 def own_name(layer: Any) -> str:
     """Returns the name that a user gave a layer, or its class's in Keras's spelling without the number."""
-    name, made_up = getattr(layer, "name", ""), _snake_case(type(layer).__name__)
+    name, made_up = getattr(layer, "name", ""), keras_hooks.made_up_name(type(layer))
     return made_up if not name or re.fullmatch(rf"{re.escape(made_up)}(_\d+)?", name) else name
 
 
@@ -35,9 +35,7 @@ def layer_paths(root: Any) -> dict[str, Layer]:
     if isinstance(root, Layer):
         found[own_name(root)] = root
         seen.add(id(root))
-    for path, layer in _descend(root, "", seen):
-        found[path] = layer
-    return found
+    return found | dict(_descend(root, "", seen))
 
 
 def _descend(parent: Any, prefix: str, seen: set[int]) -> Iterator[tuple[str, Layer]]:
@@ -58,13 +56,13 @@ def _children(parent: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(parent, (list, tuple)):
         yield from ((str(index), value) for index, value in enumerate(parent) if _holds_layers(value))
         return
-    if isinstance(parent, tf_keras.Sequential) or getattr(parent, "_is_graph_network", False):
+    if keras_hooks.is_container(parent):
         yield from _counted(parent.layers)
         return
     if isinstance(parent, tf.Module):
-        yield from ((name, value) for name, value in vars(parent).items() if name[0] != "_" and _holds_layers(value))
-        if isinstance(parent, Layer):  # what an attribute with an underscore holds comes last
-            yield from _counted(list(parent._flatten_layers(recursive=False, include_self=False)))
+        attributes = [(name, value) for name, value in vars(parent).items() if not keras_hooks.is_own_attribute(name)]
+        attributes.sort(key=lambda attribute: attribute[0][0] == "_")  # what has a public name goes by it
+        yield from ((name.lstrip("_"), value) for name, value in attributes if _holds_layers(value))
 
 
 def _counted(layers: list[Layer]) -> Iterator[tuple[str, Layer]]:
@@ -78,9 +76,3 @@ def _counted(layers: list[Layer]) -> Iterator[tuple[str, Layer]]:
 def _holds_layers(value: Any) -> bool:
     return isinstance(value, (tf.Module, Mapping, list, tuple))
 
-
-def _snake_case(name: str) -> str:
-    """Returns Keras's spelling of a class's name: `Conv2D` is `conv2d`, `StochasticDepth` is `stochastic_depth`."""
-    name = re.sub(r"([a-z])([A-Z])", r"\1_\2", re.sub(r"(.)([A-Z][a-z0-9]+)", r"\1_\2", re.sub(r"\W+", "", name)))
-    name = name.lower()
-    return f"private{name}" if name.startswith("_") else name
