@@ -18,6 +18,7 @@ PUBLIC = {
     "MetricsLog",
     "NonFiniteLossError",
     "Phase",
+    "PhaseError",
     "Policy",
     "Profiler",
     "ProgressBar",
@@ -25,12 +26,16 @@ PUBLIC = {
     "StopOnNaN",
     "TensorBoard",
     "Trainer",
+    "Violation",
     "WeightAveraging",
     "Workdir",
     "WorkdirLocked",
     "data",
+    "follow",
     "launch",
+    "pin",
     "register_family",
+    "unpin",
 }
 
 EXTRAS = ["sklearn", "matplotlib", "jinja2", "optuna"]

@@ -25,10 +25,12 @@ if TYPE_CHECKING:
         WeightAveraging,
     )
     from trainloop.phase import Phase
+    from trainloop.pinning import follow, pin, unpin
     from trainloop.policy import Policy, register_family
     from trainloop.results import History, StepResult
     from trainloop.trainer import Trainer
     from trainloop.triggers import At, AtEnd, Every
+    from trainloop.violations import PhaseError, Violation
     from trainloop.workdir import Workdir, WorkdirLocked
 
 __version__ = "0.1.0"
@@ -46,6 +48,7 @@ __all__ = [
     "MetricsLog",
     "NonFiniteLossError",
     "Phase",
+    "PhaseError",
     "Policy",
     "Profiler",
     "ProgressBar",
@@ -53,12 +56,16 @@ __all__ = [
     "StopOnNaN",
     "TensorBoard",
     "Trainer",
+    "Violation",
     "WeightAveraging",
     "Workdir",
     "WorkdirLocked",
     "data",
+    "follow",
     "launch",
+    "pin",
     "register_family",
+    "unpin",
 ]
 
 _HOMES = {
@@ -77,10 +84,12 @@ _HOMES = {
         "WeightAveraging",
     ],
     "phase": ["Phase"],
+    "pinning": ["follow", "pin", "unpin"],
     "policy": ["Policy", "register_family"],
     "results": ["History", "StepResult"],
     "trainer": ["Trainer"],
     "triggers": ["At", "AtEnd", "Every"],
+    "violations": ["PhaseError", "Violation"],
     "workdir": ["Workdir", "WorkdirLocked"],
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

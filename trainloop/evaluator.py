@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 import tensorflow as tf
 
-from trainloop import data, keras_hooks, steps
+from trainloop import data, guard, keras_hooks, steps
 from trainloop.agenda import Pace
 from trainloop.callback import Callback
 from trainloop.phase import Phase, check_phase
@@ -188,15 +188,16 @@ class Evaluator(StepMethods):
     def _loop(self, phase: Phase, batches: Any, argument: str, *, may_end: bool, **options: Any) -> Any:
         """Returns the compiled loop of a phase; one is made anew only where its graph would be another one.
 
-        What changes a graph: the kind of batches, which layers there are, and which are frozen. So
+        What changes a graph: the kind of batches, which layers there are, and which are frozen or pinned. So
         `layer.trainable = False` takes effect also when it is set after a step was traced.
         """
-        kind = (phase, repr(batches.element_spec), may_end, self.run_eagerly, *options.values())
+        kind = (phase, repr(batches.element_spec), may_end, self.run_eagerly, guard.all_pins(), *options.values())
         loop = self._loops.get((kind, self._layers_as_they_stand()))
         if loop is None:
             shared = {
                 "counter": self.state.step,
                 "may_end": may_end,
+                "root": self.model,
                 "jit_compile": self.jit_compile,
                 "run_eagerly": self.run_eagerly,
             }

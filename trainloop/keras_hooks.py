@@ -37,15 +37,20 @@ except ImportError as error:
 Layer = tf_keras.layers.Layer
 CallNext = Callable[..., Any]
 Handler = Callable[[CallNext, Layer, tuple[Any, ...], dict[str, Any]], Any]
+DirectHandler = Callable[[Layer, tuple[Any, ...], dict[str, Any]], None]
 
 _DROPOUT_LAYERS = (tf_keras.layers.Dropout, tf_keras.layers.AlphaDropout, tf_keras.layers.GaussianDropout)
 for _layer_class in _DROPOUT_LAYERS:
     policy.register_family(_layer_class, "dropout")
 policy.register_family(tf_keras.layers.GaussianNoise, "noise")
 policy.register_family(BatchNormalizationBase, "batch_norm")
+policy.register_family(tf_keras.layers.SpectralNormalization, "update")
 for _name in dir(tf_keras.layers):
     if _name.startswith("Random"):
         policy.register_family(getattr(tf_keras.layers, _name), "augmentation")
+
+
+_CLASSES_WITH_FAMILY = tuple(layer_class for layer_class in policy.registered_classes() if "call" in vars(layer_class))
 
 
 def family_of(layer: Layer) -> Family | None:
@@ -69,37 +74,58 @@ def family_of(layer: Layer) -> Family | None:
 
 
 _lock = threading.RLock()
-_open_blocks: list[Handler] = []
-_replaced: list[CallNext] = []  # what was `Layer.__call__` when the outermost block opened
+_open_blocks: list[tuple[Handler, DirectHandler]] = []
+_replaced: list[tuple[type, CallNext]] = []  # what stood there when the outermost block opened
 
 
 @contextlib.contextmanager
-def intercepted_layer_calls(handler: Handler) -> Iterator[None]:
+def intercepted_layer_calls(handler: Handler, direct: DirectHandler) -> Iterator[None]:
     """Sends every `Layer.__call__` of the process through `handler` while the block lasts.
 
+    All blocks that are open at a time must bring the same handlers.
+
     Args:
-      handler: Called with the original `__call__`, the layer, and its arguments; returns the layer's outputs. All
-        blocks that are open at a time must bring the same one.
+      handler: Called with the original `__call__`, the layer, and its arguments; returns the layer's outputs.
+      direct: Called with the layer and its arguments before each `call` of Keras's own layers that have a family, so
+        that one which does not come through `__call__` is noticed.
     """
     with _lock:
         if not _open_blocks:
-            original = base_layer.Layer.__call__
-            _replaced.append(original)
-
-            # functools.wraps keeps `__module__`, by which AutoGraph knows tf-keras and leaves its code alone.
-            @functools.wraps(original)
-            def call(layer: Layer, *args: Any, **kwargs: Any) -> Any:
-                return handler(original, layer, args, kwargs)
-
-            base_layer.Layer.__call__ = call  # pyright: ignore[reportAttributeAccessIssue]
-        _open_blocks.append(handler)
+            _replace_methods(handler, direct)
+        _open_blocks.append((handler, direct))
     try:
         yield
     finally:
         with _lock:
             _open_blocks.pop()
-            if not _open_blocks:
-                base_layer.Layer.__call__ = _replaced.pop()  # pyright: ignore[reportAttributeAccessIssue]
+            while not _open_blocks and _replaced:
+                layer_class, original = _replaced.pop()
+                setattr(layer_class, "__call__" if layer_class is base_layer.Layer else "call", original)
+
+
+def _replace_methods(handler: Handler, direct: DirectHandler) -> None:
+    original = base_layer.Layer.__call__
+
+    # functools.wraps keeps `__module__`, by which AutoGraph knows tf-keras and leaves its code alone.
+    @functools.wraps(original)
+    def call(layer: Layer, *args: Any, **kwargs: Any) -> Any:
+        return handler(original, layer, args, kwargs)
+
+    _replaced.append((base_layer.Layer, original))
+    base_layer.Layer.__call__ = call  # pyright: ignore[reportAttributeAccessIssue]
+    for layer_class in _CLASSES_WITH_FAMILY:
+        _replaced.append((layer_class, layer_class.call))
+        layer_class.call = _told_of(layer_class.call, direct)
+
+
+def _told_of(original: CallNext, direct: DirectHandler) -> CallNext:
+    @functools.wraps(original)
+    def call(layer: Layer, *args: Any, **kwargs: Any) -> Any:
+        direct(layer, args, kwargs)
+        return original(layer, *args, **kwargs)
+
+    vars(call)["__signature__"] = inspect.signature(original)  # what Keras reads where a layer is made in the block
+    return call
 
 
 def said_training(layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -124,6 +150,35 @@ def _position_of_training(layer: Layer) -> int | None:
     """Returns where `training` stands among the positional arguments of a layer's call; None where it is no such."""
     names = [name for name in layer._call_spec.full_argspec.args if name != "self"]
     return names.index("training") if "training" in names else None
+
+
+def default_training(layer: Layer) -> Any:
+    """Returns the value that a layer's `call` takes for `training` where it is invoked with none, past `__call__`."""
+    default = layer._call_spec.default_training_arg
+    return tf_keras.backend.learning_phase() if default is None else default
+
+
+_MODES = {"is_training": True, "is_train": True, "train": True, "train_mode": True, "deterministic": False}
+
+
+def contrary_mode(layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any], training: bool) -> str | None:
+    """Returns how a parameter that means `training` under another name, which Keras does not know, contradicts it."""
+    for name, position, default in _mode_parameters(type(layer)):
+        value = kwargs.get(name, args[position] if position < len(args) else default)
+        if isinstance(value, bool) and value is not (training is _MODES[name]):
+            return f"{name}={value}"
+    return None
+
+
+@functools.cache
+def _mode_parameters(layer_class: type[Layer]) -> tuple[tuple[str, int, Any], ...]:
+    try:
+        parameters = list(inspect.signature(layer_class.call).parameters.values())[1:]
+    except (TypeError, ValueError):
+        return ()
+    if any(parameter.name == "training" for parameter in parameters):
+        return ()
+    return tuple((each.name, place, each.default) for place, each in enumerate(parameters) if each.name in _MODES)
 
 
 def inherited_training() -> Any:
@@ -250,7 +305,13 @@ def own_step_methods(model: tf_keras.Model) -> list[str]:
 
 def describes_a_call(error: BaseException) -> bool:
     """Returns whether Keras has raised an exception in place of another, to add the arguments of a layer's call."""
-    return "_keras_call_info_injected" in vars(error)
+    return "_keras_call_info_injected" in vars(error) and error.__context__ is not None
+
+
+def as_it_is(error: BaseException) -> BaseException:
+    """Returns an exception marked so that Keras does not raise another one in its place on its way out of a layer."""
+    error._keras_call_info_injected = True  # pyright: ignore[reportAttributeAccessIssue]
+    return error
 
 
 def trainable_candidates(model: Any) -> list[tf.Variable]:
@@ -272,6 +333,12 @@ def layers_of(model: Any) -> list[Layer]:
     if isinstance(model, Layer):
         return list(model._flatten_layers())
     return [module for module in model.submodules if isinstance(module, Layer)] if isinstance(model, tf.Module) else []
+
+
+def model_of(function: Any) -> tf.Module | None:
+    """Returns the model that is called, or whose method is (`vae.decode`); None for any other callable."""
+    model = getattr(function, "__self__", function)
+    return model if isinstance(model, tf.Module) else None
 
 
 def is_own_attribute(name: str) -> bool:

@@ -30,12 +30,13 @@ def layer_paths(root: Any) -> dict[str, Layer]:
     Args:
       root: A layer, a model, a `tf.Module`, or a dict of these, whose keys then begin the paths.
     """
-    found: dict[str, Layer] = {}
-    seen: set[int] = set()
-    if isinstance(root, Layer):
-        found[own_name(root)] = root
-        seen.add(id(root))
-    return found | dict(_descend(root, "", seen))
+    below = dict(_descend(root, "", {id(root)}))
+    if not isinstance(root, Layer):
+        return below
+    name = own_name(root)
+    while name in below:  # a Sequential in a Sequential
+        name = f"outer_{name}"
+    return {name: root, **below}
 
 
 def _descend(parent: Any, prefix: str, seen: set[int]) -> Iterator[tuple[str, Layer]]:

@@ -70,6 +70,7 @@ class Phase(enum.Enum):
 
         Raises:
           TypeError: If `model` cannot be called, or `training=` is among the arguments.
+          PhaseError: If a layer in it is told another phase: hard-wired, baked into a functional graph, or handed down.
         """
         if not callable(model):
             raise TypeError(f"{self}.call: model={model!r} is not callable; pass a model, a layer or a function")
@@ -77,7 +78,7 @@ class Phase(enum.Enum):
             raise TypeError(
                 f"{self}.call: training={kwargs['training']!r} was given, but the phase passes training=; drop it"
             )
-        with guard.scope(self.value, self.policy):
+        with guard.scope(self.value, self.policy, root=keras_hooks.model_of(model)):
             if keras_hooks.takes_training(model):
                 kwargs["training"] = self.training
             return model(*inputs, **kwargs)
@@ -87,6 +88,9 @@ class Phase(enum.Enum):
         """Opens a block in which plain calls (`model(x)`) run in this phase. The innermost scope wins.
 
         Warns when the block ends without a layer call.
+
+        Raises:
+          PhaseError: If a layer called in the block is told another phase.
 
         Example:
           >>> import tensorflow as tf, tf_keras

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal, get_args
 
-Family = Literal["dropout", "noise", "augmentation", "batch_norm"]
+Family = Literal["dropout", "noise", "augmentation", "batch_norm", "update"]
 Statistics = Literal["batch", "moving"]
 Write = Literal["weights", "batch_norm", "metrics"]
 
@@ -41,6 +41,8 @@ class Policy:
             return self.training
         if family == "batch_norm":
             return self.batch_norm == "batch"
+        if family == "update":
+            return "weights" in self.writes
         return getattr(self, family)
 
 
@@ -58,11 +60,12 @@ def register_family(layer_class: type, family: Family) -> None:
 
     Args:
       layer_class: A layer class; its subclasses follow it unless they are registered themselves.
-      family: `"dropout"`, `"noise"`, `"augmentation"` or `"batch_norm"`.
+      family: `"dropout"`, `"noise"`, `"augmentation"`, `"batch_norm"`, or `"update"` for a layer that updates its own
+        weights or state as it trains (a spectral normalization, a codebook of running means): on in TRAIN alone.
 
     Raises:
       TypeError: If `layer_class` is not a class.
-      ValueError: If `family` is not one of the four.
+      ValueError: If `family` is none of these.
 
     Example:
       >>> import trainloop
@@ -78,6 +81,11 @@ def register_family(layer_class: type, family: Family) -> None:
             f"register_family: family={family!r} is unknown; it must be one of {', '.join(get_args(Family))}"
         )
     _FAMILIES[layer_class] = family
+
+
+def registered_classes() -> list[type]:
+    """Returns the classes that were registered so far."""
+    return list(_FAMILIES)
 
 
 def registered_family(layer_class: type) -> Family | None:

@@ -100,12 +100,14 @@ class _Loop:
         phase: Phase,
         strategy: tf.distribute.Strategy,
         *,
+        root: Any,
         jit_compile: bool,
         run_eagerly: bool,
     ):
         self._method = method
         self.phase = phase
         self._strategy = strategy
+        self._root = root
         self._jit_compile = jit_compile
         self._run_eagerly = run_eagerly
         self._step: Any = None
@@ -156,7 +158,7 @@ class _Loop:
     def _part_of_step(self, part: Any, rows: tf.Tensor, total: tf.Tensor, step: tf.Tensor, epoch: tf.Tensor) -> Any:
         with (
             _within(StepContext(step, epoch, rows, total, self._replicas)),
-            guard.scope(self.phase.value, self.phase.policy),
+            guard.scope(self.phase.value, self.phase.policy, root=self._root),
         ):
             return self._finish(call_user(self._method, part, self.phase), part, rows)
 
@@ -183,6 +185,7 @@ class SummingLoop(_Loop):
       may_end: Whether the data may end within a call.
       stop_on_nonfinite: Whether a call ends at the first step whose loss is not finite.
       after_step: Ops to run after each step (weight averaging); called in cross-replica context.
+      root: The model, or the dict of models, from which the paths of layers are counted.
       jit_compile: Whether a step is compiled by XLA.
       run_eagerly: Whether steps run without being compiled at all.
     """
@@ -199,10 +202,11 @@ class SummingLoop(_Loop):
         may_end: bool,
         stop_on_nonfinite: bool = False,
         after_step: Callable[[], None] | None = None,
+        root: Any = None,
         jit_compile: bool = False,
         run_eagerly: bool = False,
     ):
-        super().__init__(method, phase, strategy, jit_compile=jit_compile, run_eagerly=run_eagerly)
+        super().__init__(method, phase, strategy, root=root, jit_compile=jit_compile, run_eagerly=run_eagerly)
         self._metrics = metrics
         self._counter = counter
         self.window = window
@@ -316,6 +320,7 @@ class GatheringLoop(_Loop):
       strategy: The default strategy, or a MirroredStrategy.
       counter: The run's step.
       may_end: Whether the data may end within a call.
+      root: The model, or the dict of models, from which the paths of layers are counted.
       jit_compile: Whether a step is compiled by XLA.
       run_eagerly: Whether steps run without being compiled at all.
     """
@@ -328,10 +333,11 @@ class GatheringLoop(_Loop):
         *,
         counter: tf.Variable,
         may_end: bool,
+        root: Any = None,
         jit_compile: bool = False,
         run_eagerly: bool = False,
     ):
-        super().__init__(method, phase, strategy, jit_compile=jit_compile, run_eagerly=run_eagerly)
+        super().__init__(method, phase, strategy, root=root, jit_compile=jit_compile, run_eagerly=run_eagerly)
         self._counter = counter
         self._may_end = may_end
 

@@ -13,7 +13,9 @@ from typing import Any, Literal
 import tensorflow as tf
 
 from trainloop.ambient import Ambient
+from trainloop.layer_paths import layer_paths, own_name
 from trainloop.policy import Family
+from trainloop.violations import Violation
 
 How = Literal["supplied", "said", "inherited", "overridden", "pinned", "followed"]
 
@@ -55,12 +57,37 @@ class Trace:
       calls: In the order in which they began.
       declared: The draws made through `trainloop.random`, as `(graph, first op, number of ops after it)`.
       unkeyed: What was drawn where no key could be made, as descriptions.
+      violations: Where a layer contradicted its phase.
+      in_graph: Whether a graph was being built when the trace began.
     """
 
     def __init__(self) -> None:
+        self.in_graph = not tf.executing_eagerly()
+        self.violations: list[Violation] = []
+        self._paths: dict[int, str] = {}
+        self._roots: list[Any] = []  # held, so that no id is given to another object
         self.calls: list[LayerCall] = []
         self.declared: list[tuple[tf.Graph, int, int]] = []
         self.unkeyed: list[str] = []
+
+    def add_root(self, root: Any) -> None:
+        """Counts the paths of a model's layers from the model, or from the dict of models."""
+        if not any(root is known for known in self._roots):
+            self._roots.append(root)
+            for path, layer in layer_paths(root).items():
+                self._paths.setdefault(id(layer), path)
+
+    def path_of(self, layer: Any, parent: LayerCall | None) -> str:
+        """Returns a layer's path: in its model, or else (a layer in a closure) below the layer that calls it."""
+        if id(layer) not in self._paths:
+            if parent is None:
+                self.add_root(layer)
+            else:  # not there when the model's paths were taken
+                self._roots.append(layer)
+                below = layer_paths(parent.layer)
+                own = next((path for path, each in below.items() if each is layer), own_name(layer))
+                self._paths[id(layer)] = f"{parent.path}/{own}"
+        return self._paths[id(layer)]
 
     def owner(self, graph: tf.Graph, index: int) -> LayerCall | None:
         """Returns the innermost layer call that made an op, or None.
