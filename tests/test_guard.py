@@ -1,5 +1,6 @@
 """The guard: which layer calls a scope reaches, and what each family is told."""
 
+import re
 import threading
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from trainloop import Phase, policy, register_family
+from trainloop import Phase, PhaseError, policy, register_family
 
 layers = tf_keras.layers
 ROWS, TIME, WIDTH = 32, 4, 6
@@ -196,20 +197,237 @@ def test_a_registered_layer_is_told_what_its_family_is(phase, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", [Subclassed, SaysNothing, LiteralNone])
-def test_what_the_code_says_stays_where_one_boolean_says_it_all(kind):
+def test_a_scope_of_its_own_holds_for_a_part(kind):
     """A frozen base: its dropout is off and its batch norm at rest in TRAIN too."""
     base, head = kind(), layers.Dropout(0.5)
     x = inputs()
 
     def model(x):
-        return head(base(x, training=False))
+        return head(Phase.EVAL.call(base, x))
 
     with Phase.TRAIN.scope():
         base(x)
         statistics = batch_norm_of(base).moving_mean.numpy()
-        assert np.array_equal(base(x, training=False), base(x, training=False))
+        assert np.array_equal(Phase.EVAL.call(base, x), Phase.EVAL.call(base, x))
         assert not np.array_equal(model(x), model(x))
     np.testing.assert_array_equal(batch_norm_of(base).moving_mean, statistics)
+
+
+class Block(tf_keras.Model):
+    """Calls a part with what it is told to say."""
+
+    def __init__(self, part, **said):
+        super().__init__()
+        self.part, self.said = part, said
+
+    def call(self, x):
+        return self.part(x, **self.said)
+
+
+def baked(value):
+    x = layers.Input([TIME, WIDTH])
+    return tf_keras.Model(x, layers.Dense(WIDTH)(layers.Dropout(0.5, name="drop")(x, training=value)))
+
+
+class UnderAnotherName(tf_keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.drop = layers.Dropout(0.5)
+
+    def call(self, x, is_training=False):
+        return self.drop(x) if is_training else x
+
+
+class Goes(tf_keras.Model):
+    """Invokes the `call` of a part directly."""
+
+    def __init__(self, part):
+        super().__init__()
+        self.part = part
+
+    def call(self, x):
+        return self.part.call(x)
+
+
+def error_of(phase, model, x=None):
+    """Returns the PhaseError of a model in a phase, traced."""
+    x = inputs() if x is None else x
+    with pytest.raises(PhaseError) as raised:
+        tf.function(lambda x: phase.call(model, x)).get_concrete_function(x)
+    return raised.value
+
+
+def test_a_hard_wired_value_is_refused():
+    error = error_of(Phase.TRAIN, Block(Block(layers.Dropout(0.5), training=False)))
+    assert error.phase == "train"
+    (violation,) = error.violations
+    assert violation.path == "part/part"
+    assert violation.what == (
+        "Dropout has training=False hard-wired in the call of part (Block); phase 'train' expects training=True"
+    )
+    assert "trainloop.pin(layer, Phase.EVAL)" in violation.fix
+    assert f"1 violation of phase 'train':\n      {violation}" in str(error)
+
+
+def test_a_value_baked_into_a_functional_graph_is_refused():
+    error = error_of(Phase.EVAL, baked(True))
+    (violation,) = error.violations
+    assert violation.path == "drop"
+    assert "Dropout has training=True baked into the functional graph of model (Functional)" in violation.what
+
+
+def test_all_violations_of_a_trace_come_in_one_error_and_only_the_outermost_on_each_path():
+    class Three(tf_keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.a = Block(layers.Dropout(0.5), training=False)
+            self.b = Subclassed()
+            self.c = SaysNothing()
+
+        def call(self, x):
+            return self.c(self.b(self.a(x), training=False))
+
+    error = error_of(Phase.TRAIN, Three())
+    assert [violation.path for violation in error.violations] == ["a/part", "b"]  # not b/norm and b/drop too
+
+
+@pytest.mark.parametrize("value", [1, 0, np.bool_(True), tf.constant(True)], ids=repr)
+def test_what_means_a_bool_counts_as_one(value):
+    x = inputs()
+    agreeing = Phase.TRAIN if bool(value) else Phase.EVAL
+    model = Block(layers.Dropout(0.5), training=value)
+    agreeing.call(model, x)
+    with pytest.raises(PhaseError):
+        (Phase.EVAL if bool(value) else Phase.TRAIN).call(model, x)
+
+
+def test_a_tensor_that_is_not_known_yet_is_refused():
+    drop = layers.Dropout(0.5)
+
+    @tf.function
+    def step(x, training):
+        with Phase.TRAIN.scope():
+            return drop(x, training=training)
+
+    with pytest.raises(PhaseError, match=r"is called with a tensor, training=.*Pass a Python bool"):
+        step(tf.ones([2]), tf.constant(True))
+
+
+@pytest.mark.filterwarnings("ignore:.*set_learning_phase. is deprecated")
+@pytest.mark.parametrize("value", [True, False])
+def test_a_learning_phase_of_the_whole_process_loses_to_the_phase(value):
+    tf_keras.backend.set_learning_phase(int(value))
+    x, drop = inputs(), layers.Dropout(0.5)
+    assert bool(tf.reduce_any(Phase.TRAIN.call(drop, x) == 0))
+    assert not bool(tf.reduce_any(Phase.EVAL.call(drop, x) == 0))
+
+
+@pytest.mark.parametrize("phase", [Phase.TRAIN, Phase.UPDATE_BN, Phase.MC_PREDICT], ids=lambda phase: phase.value)
+def test_a_mode_under_another_name_does_not_arrive_and_is_refused(phase):
+    error = error_of(phase, Block(UnderAnotherName()))
+    assert error.violations[0].path == "part"
+    assert "UnderAnotherName runs with is_training=False, which Keras does not hand down" in error.violations[0].what
+
+
+def test_a_mode_under_another_name_that_agrees_is_let_be():
+    model = Block(UnderAnotherName(), is_training=True)
+    assert bool(tf.reduce_any(Phase.TRAIN.call(model, inputs()) == 0))
+    Phase.EVAL.call(UnderAnotherName(), inputs())
+
+
+@pytest.mark.parametrize(
+    "part", [layers.Dropout(0.5), layers.GaussianNoise(1.0), layers.BatchNormalization(), layers.RandomFlip()], ids=repr
+)
+def test_a_call_invoked_directly_goes_round_the_phase_and_is_refused(part):
+    x = tf.ones([2, 4, 4, 1])
+    part(x)
+    phase = Phase.EVAL if isinstance(part, layers.RandomFlip) else Phase.TRAIN  # an augmentation is on by default
+    error = error_of(phase, Goes(part), x)
+    assert error.violations[0].path == "part"
+    assert ".call was invoked directly" in error.violations[0].what
+
+
+def test_a_call_invoked_directly_that_agrees_is_let_be():
+    Phase.EVAL.call(Goes(layers.Dropout(0.5)), inputs())
+    with Phase.TRAIN.scope():
+        assert bool(tf.reduce_any(layers.Dropout(0.5).call(inputs(), training=True) == 0))
+
+
+def test_an_eager_call_is_refused_before_the_layer_does_anything():
+    norm = layers.BatchNormalization()
+    norm(inputs())
+    model = Block(Block(norm, training=True))
+    with pytest.raises(PhaseError, match="part/part: BatchNormalization has training=True hard-wired"):
+        Phase.EVAL.call(model, inputs())
+    np.testing.assert_array_equal(norm.moving_mean, tf.zeros([WIDTH]))
+
+
+def test_a_function_compiled_in_an_eager_scope_is_refused_before_it_runs():
+    norm, ran = layers.BatchNormalization(), tf.Variable(0)
+    norm(inputs())
+
+    @tf.function
+    def step(x):
+        ran.assign_add(1)
+        return norm(x, training=True)
+
+    with pytest.raises(PhaseError), Phase.EVAL.scope():
+        step(inputs())
+    assert ran.numpy() == 0
+
+
+def test_a_refused_scope_leaves_nothing_behind():
+    drop = layers.Dropout(0.5)
+    error_of(Phase.TRAIN, Block(drop, training=False))
+    assert bool(tf.reduce_any(Phase.TRAIN.call(drop, inputs()) == 0))
+    assert np.array_equal(drop(inputs()), inputs())
+
+
+def test_an_exception_of_the_user_is_not_hidden_by_a_violation():
+    def model(x):
+        layers.Dropout(0.5)(x, training=False)
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        tf.function(lambda x: Phase.TRAIN.call(model, x))(inputs())
+
+
+def test_a_layer_in_a_closure_is_named_below_the_layer_that_calls_it():
+    hidden = layers.Dropout(0.5)
+
+    class Hides(tf_keras.Model):
+        def call(self, x):
+            return hidden(x, training=False)
+
+    assert error_of(Phase.TRAIN, Block(Hides())).violations[0].path == "part/dropout"
+
+
+@pytest.mark.parametrize("name", set(MODELS) - {"literal None", "tf.Module", "says nothing"})
+@pytest.mark.parametrize("phase", [Phase.TRAIN, Phase.EVAL], ids=lambda phase: phase.value)
+def test_the_guard_adds_nothing_to_the_graph_of_a_model_that_is_called_rightly(name, phase):
+    model = MODELS[name]()
+    x = inputs()
+    Phase.EVAL.call(model, x)
+
+    @tf.function
+    def step(x):
+        return model(x, training=phase.training)
+
+    def graph():
+        found = tf.function(step.python_function).get_concrete_function(x).graph.as_graph_def()
+        functions = sorted(without_numbers(each) for each in found.library.function)
+        found.library.Clear()
+        return without_numbers(found), functions
+
+    plain = graph()
+    with phase.scope():
+        guarded = graph()
+    assert guarded == plain
+
+
+def without_numbers(message):
+    """TensorFlow numbers the functions of the whole process, and Keras gives each LSTM call another uuid."""
+    return re.sub(r"[0-9a-f-]{36}|_\d+", "", str(message))
 
 
 def in_another_thread(function):

@@ -3,6 +3,7 @@
 import functools
 import inspect
 
+import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
@@ -115,27 +116,40 @@ def test_whether_a_callable_takes_training():
 
 
 def test_layer_calls_are_seen_while_a_block_is_open_and_never_after():
-    original = layers.Layer.__call__
-    seen = []
+    originals = layers.Layer.__call__, layers.Dropout.call
+    seen, told = [], []
 
     def handler(call, layer, args, kwargs):
         seen.append(layer)
         return call(layer, *args, **kwargs)
 
+    def direct(layer, args, kwargs):
+        told.append((layer, len(args), kwargs))
+
     def block_that_fails():
-        with keras_hooks.intercepted_layer_calls(handler):
-            with keras_hooks.intercepted_layer_calls(handler):
-                dense(tf.ones([1, 1]))
-            dense(tf.ones([1, 1]))
-            assert layers.Layer.__call__ is not original
+        with keras_hooks.intercepted_layer_calls(handler, direct):
+            with keras_hooks.intercepted_layer_calls(handler, direct):
+                drop(tf.ones([1, 1]))
+            drop.call(tf.ones([1, 1]), training=False)
+            assert layers.Layer.__call__ is not originals[0]
             raise KeyError
 
-    dense = layers.Dense(1)
+    drop = layers.Dropout(0.5)
     with pytest.raises(KeyError):
         block_that_fails()
-    dense(tf.ones([1, 1]))
-    assert seen == [dense, dense]
-    assert layers.Layer.__call__ is original
+    drop(tf.ones([1, 1]))
+    drop.call(tf.ones([1, 1]))
+    assert seen == [drop]
+    assert [(layer, kwargs.get("training")) for layer, _, kwargs in told] == [(drop, None), (drop, False)]
+    assert (layers.Layer.__call__, layers.Dropout.call) == originals
+
+
+def test_a_layer_made_while_a_block_is_open_takes_training():
+    """Keras reads the signature of `call` when a layer is made."""
+    with keras_hooks.intercepted_layer_calls(lambda call, layer, a, k: call(layer, *a, **k), lambda *_: None):
+        drop = layers.Dropout(0.5)
+    assert keras_hooks.with_training(drop, (1, None), {}, True) == ((1, True), {})
+    assert not np.array_equal(drop(tf.ones([100]), training=True), tf.ones([100]))
 
 
 class Unused(layers.Layer):

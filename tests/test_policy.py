@@ -11,13 +11,14 @@ from trainloop.policy import Family
 
 FAMILIES = get_args(Family)
 
-# phase: value of training=, then what it is for dropout, noise, augmentation and batch_norm, and what may be written
+# phase: value of training=, then what it is for dropout, noise, augmentation, batch_norm and update, and what may be
+# written
 TABLE = {
-    "TRAIN": (True, True, True, True, True, {"weights", "batch_norm", "metrics"}),
-    "EVAL": (False, False, False, False, False, {"metrics"}),
-    "PREDICT": (False, False, False, False, False, set()),
-    "MC_PREDICT": (True, True, True, False, False, {"metrics"}),
-    "UPDATE_BN": (True, False, False, True, True, {"batch_norm"}),
+    "TRAIN": (True, True, True, True, True, True, {"weights", "batch_norm", "metrics"}),
+    "EVAL": (False, False, False, False, False, False, {"metrics"}),
+    "PREDICT": (False, False, False, False, False, False, set()),
+    "MC_PREDICT": (True, True, True, False, False, False, {"metrics"}),
+    "UPDATE_BN": (True, False, False, True, True, False, {"batch_norm"}),
 }
 
 
@@ -25,7 +26,7 @@ TABLE = {
 def test_the_table(name):
     training, *by_family, writes = TABLE[name]
     found = Phase[name].policy
-    assert FAMILIES == ("dropout", "noise", "augmentation", "batch_norm")
+    assert FAMILIES == ("dropout", "noise", "augmentation", "batch_norm", "update")
     assert found.training is training
     assert [found.training_for(family) for family in FAMILIES] == by_family
     assert found.training_for(None) is training

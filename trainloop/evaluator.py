@@ -68,6 +68,7 @@ class Evaluator(StepMethods):
     state: State
     callbacks: list[Callback]
     run_eagerly: bool
+    seed: int
     phase: Phase | None = None
     phase_reason: str = ""
 
@@ -163,7 +164,7 @@ class Evaluator(StepMethods):
             iterator, pace, taken, out_of_data = iter(source.batches), Pace(), 0, False
             while not out_of_data and source.left(taken, pace.steps) > 0:
                 start = self.clock()
-                ran = loop.run(iterator, source.left(taken, pace.steps), self.epoch)
+                ran = loop.run(iterator, source.left(taken, pace.steps), self.epoch, taken)
                 pace.observe(ran.steps, self.clock() - start)
                 taken, out_of_data = taken + ran.steps, ran.out_of_data
             data.check_taken(taken, steps, source.argument)
@@ -176,7 +177,7 @@ class Evaluator(StepMethods):
         chunks: list[list[Any]] = []
         while source.left(taken, pace.steps) > 0:
             start = self.clock()
-            done, outputs = loop.run(iterator, source.left(taken, pace.steps), self.epoch)
+            done, outputs = loop.run(iterator, source.left(taken, pace.steps), self.epoch, taken)
             pace.observe(done, self.clock() - start)
             if done == 0:
                 break
@@ -188,16 +189,19 @@ class Evaluator(StepMethods):
     def _loop(self, phase: Phase, batches: Any, argument: str, *, may_end: bool, **options: Any) -> Any:
         """Returns the compiled loop of a phase; one is made anew only where its graph would be another one.
 
-        What changes a graph: the kind of batches, which layers there are, and which are frozen or pinned. So
-        `layer.trainable = False` takes effect also when it is set after a step was traced.
+        What changes a graph: the kind of batches, which layers there are, which are frozen or pinned, and the run's
+        seed, which a checkpoint may bring. So `layer.trainable = False` takes effect also when it is set after a step
+        was traced.
         """
-        kind = (phase, repr(batches.element_spec), may_end, self.run_eagerly, guard.all_pins(), *options.values())
+        kind = (phase, repr(batches.element_spec), may_end, self.run_eagerly, self.seed, guard.all_pins())
+        kind += tuple(options.values())
         loop = self._loops.get((kind, self._layers_as_they_stand()))
         if loop is None:
             shared = {
                 "counter": self.state.step,
                 "may_end": may_end,
                 "root": self.model,
+                "seed": self.seed,
                 "jit_compile": self.jit_compile,
                 "run_eagerly": self.run_eagerly,
             }

@@ -21,7 +21,7 @@ from trainloop.ambient import Ambient, graphs_around
 from trainloop.keras_hooks import Layer
 from trainloop.policy import Policy
 from trainloop.tracing import How, LayerCall, Trace
-from trainloop.violations import PhaseError, Violation
+from trainloop.violations import Violation, phase_error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +103,8 @@ def scope(
       root: The model (or a dict of models) from which the paths of layers are counted; by default each layer that is
         called in the block itself.
       must_see_a_layer: Warn when the block ends without a single layer call.
-      around_batch_norm: Entered around each call of a batch normalization that uses the batch's statistics.
+      around_batch_norm: Entered around each call of a batch normalization that uses the batch's statistics; by default
+        what a scope of the same phase around this one has.
 
     Raises:
       PhaseError: If a layer was called that contradicts the phase. While a graph is being built, all of them are
@@ -113,11 +114,14 @@ def scope(
     with tracing.recorded() as trace:
         if root is not None:
             trace.add_root(root)
+        around = _scopes.current()
+        if around_batch_norm is None and around is not None and around.name == name:  # `phase.call` inside a step
+            around_batch_norm = around.around_batch_norm
         entered = Scope(name, policy, trace, around_batch_norm)
         with keras_hooks.intercepted_layer_calls(_call_layer, _call_directly), _scopes.opened(entered):
             yield entered
         if outermost and trace.violations:
-            raise keras_hooks.as_it_is(PhaseError(name, trace.violations))
+            raise keras_hooks.as_it_is(phase_error(name, trace.violations))
     if must_see_a_layer and entered.layer_calls == 0:
         warnings.warn(
             f"the scope of phase {name!r} saw no layer call, so it had no effect. Call the model inside the block; a "
@@ -133,12 +137,12 @@ class _Held(LayerCall):
 
     Attributes:
       policy: What holds inside.
-      follows: Whether what is said inside is rewritten.
+      decided: "pinned" or "followed" where that decides for all inside too, whatever is said there; else None.
       is_known: Whether a contradiction at or around this call is known already: then those inside are its echoes.
     """
 
     policy: Policy
-    follows: bool
+    decided: How | None
     is_known: bool
 
 
@@ -168,6 +172,7 @@ def _call_directly(layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     found, inside = _scopes.current(), _innermost_call()
     if found is None or (inside is not None and (inside.layer is layer or inside.is_known)) or _infers_shapes():
         return
+    found.layer_calls += 1
     parent = None if inside is found.opened_in else inside
     policy = (pin_of(layer) or FOLLOW).policy or (found.policy if parent is None else parent.policy)
     wanted = policy.training_for(keras_hooks.family_of(layer))
@@ -187,14 +192,11 @@ def _decide(found: Scope, layer: Layer, args: tuple[Any, ...], kwargs: dict[str,
     wanted = held.policy.training_for(held.family)
     said = keras_hooks.said_training(layer, args, kwargs)
     inherited = None if held.parent is None else keras_hooks.inherited_training()
-    pin = pin_of(layer)
 
     if not held.is_known and (mode := keras_hooks.contrary_mode(layer, args, kwargs, held.policy.training)):
         _note(found, held, f"runs with {mode}, which Keras does not hand down", "Name that parameter training")
-    if pin is not None and pin.policy is not None:
-        return _given(held, wanted, "pinned")
-    if held.follows:
-        return _given(held, wanted, "followed")
+    if held.decided is not None:
+        return _given(held, wanted, held.decided)
     if not held.policy.is_uniform and not held.is_known:  # no boolean says what such a phase has for each family
         return _given(held, wanted, "supplied" if said is None and inherited is None else "overridden")
     if said is None and inherited is None:
@@ -213,12 +215,12 @@ def _record(found: Scope, layer: Layer) -> _Held:
     around, pin = _innermost_call(), pin_of(layer)
     # Where the call stands directly in the scope's block, what a Keras call around the block hands down does not count.
     parent = None if around is found.opened_in else around
-    phase, policy, follows, is_known = found.name, found.policy, False, False
-    if parent is not None:
-        phase, policy, follows, is_known = parent.phase, parent.policy, parent.follows, parent.is_known
+    phase, policy, decided, is_known = found.name, found.policy, None, False
     if pin is not None:
-        follows, is_known = pin.policy is None, False
+        decided = "followed" if pin.policy is None else "pinned"
         phase, policy = (found.name, found.policy) if pin.policy is None else (pin.phase, pin.policy)
+    elif parent is not None:
+        phase, policy, decided, is_known = parent.phase, parent.policy, parent.decided, parent.is_known
     return _Held(
         layer=layer,
         path=found.trace.path_of(layer, parent),
@@ -229,7 +231,7 @@ def _record(found: Scope, layer: Layer) -> _Held:
         parent=parent,
         graph=None if tf.executing_eagerly() else tf.compat.v1.get_default_graph(),
         policy=policy,
-        follows=follows,
+        decided=decided,
         is_known=is_known,
     )
 
@@ -248,7 +250,7 @@ def _note(found: Scope, held: _Held, what: str, fix: str) -> None:
 
 def _object(found: Scope, violation: Violation) -> None:
     if not found.trace.in_graph:
-        raise keras_hooks.as_it_is(PhaseError(found.name, [violation]))
+        raise keras_hooks.as_it_is(phase_error(found.name, [violation]))
     if violation not in found.trace.violations:  # the same layer is called once for each microbatch
         found.trace.violations.append(violation)
 

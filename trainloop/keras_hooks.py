@@ -362,6 +362,92 @@ def mask_of(outputs: Any) -> tf.Tensor | None:
     return getattr(outputs, "_keras_mask", None)
 
 
+def give_masks(outputs: Any, masked: Any) -> None:
+    """Hands the masks of some outputs down to others of the same structure."""
+    for leaf, other in zip(tf.nest.flatten(outputs), tf.nest.flatten(masked), strict=True):
+        if (mask := mask_of(other)) is not None:
+            leaf._keras_mask = mask
+
+
+def states_kept_between_batches(model: Any) -> list[tf.Variable]:
+    """Returns the variables in which the `stateful=True` RNNs of a model keep their state from one batch to the next."""
+    recurrent = [layer for layer in layers_of(model) if isinstance(layer, tf_keras.layers.RNN) and layer.stateful]
+    return [state for layer in recurrent for state in tf.nest.flatten(layer._states) if isinstance(state, tf.Variable)]
+
+
+def statistics_of(layer: Layer) -> list[tf.Variable]:
+    """Returns the moving statistics of a layer of the family `batch_norm`; none where it is not built."""
+    return [variable for variable in layer._non_trainable_weights if variable.dtype.is_floating]
+
+
+def forgets_at_once(layer: Layer) -> bool:
+    """Returns whether a layer's statistics may be set to 0 before a call whose momentum is 0: Keras's own may."""
+    return isinstance(layer, BatchNormalizationBase)
+
+
+class _Momentum(threading.local):
+    """A momentum that each thread gives a value of its own, as a number in the formulas of a batch normalization.
+
+    With synchronized statistics the threads of the replicas take turns in the middle of a call.
+    """
+
+    value: Any = None
+
+    def __rsub__(self, other: Any) -> Any:
+        return other - self.value
+
+    def __mul__(self, other: Any) -> Any:
+        return self.value * other
+
+    __rmul__ = __mul__
+
+
+def _value_of_momentum(momentum: _Momentum, dtype: Any = None, name: Any = None, as_ref: bool = False) -> tf.Tensor:
+    del as_ref
+    return tf.convert_to_tensor(momentum.value, dtype, name=name)
+
+
+tf.register_tensor_conversion_function(_Momentum, _value_of_momentum)
+
+
+class _Given:
+    """What stands in the place of a layer's attributes while at least one thread is in the block, and what did."""
+
+    def __init__(self, layer: Layer):
+        self.momentum = _Momentum()
+        self.blocks = 0
+        attributes: dict[str, Any] = {"momentum": self.momentum}
+        if getattr(layer, "renorm", False):  # its own statistics are averaged likewise, and correct nothing meanwhile
+            attributes |= {"renorm_momentum": self.momentum, "renorm_clipping": {"rmin": 1.0, "rmax": 1.0, "dmax": 0.0}}
+        self.before = {name: vars(layer)[name] for name in attributes}
+        vars(layer).update(attributes)  # past the tracking of attributes, to which a new variable would be a weight
+
+
+_given: dict[int, _Given] = {}
+
+
+@contextlib.contextmanager
+def momentum_given(layer: Layer, momentum: tf.Tensor) -> Iterator[None]:
+    """Gives a layer of the family `batch_norm` a momentum for the block: in it, a tensor is as good as a number.
+
+    Args:
+      layer: The layer; `momentum` is an attribute of it, as in Keras's own.
+      momentum: Scalar, float; in its place, any dtype in which the layer computes its statistics.
+    """
+    with _lock:
+        given = _given.get(id(layer)) or _given.setdefault(id(layer), _Given(layer))
+        given.blocks += 1
+    given.momentum.value = momentum
+    try:
+        yield
+    finally:
+        given.momentum.value = None
+        with _lock:
+            given.blocks -= 1
+            if given.blocks == 0:
+                vars(layer).update(_given.pop(id(layer)).before)
+
+
 def forget_losses(model: Any) -> None:
     """Drops what the layers of a model have added to `losses` in earlier calls.
 

@@ -30,7 +30,7 @@ def layer_paths(root: Any) -> dict[str, Layer]:
     Args:
       root: A layer, a model, a `tf.Module`, or a dict of these, whose keys then begin the paths.
     """
-    below = dict(_descend(root, "", {id(root)}))
+    below = {path: child for path, child in parts(root) if isinstance(child, Layer)}
     if not isinstance(root, Layer):
         return below
     name = own_name(root)
@@ -39,14 +39,22 @@ def layer_paths(root: Any) -> dict[str, Layer]:
     return {name: root, **below}
 
 
-def _descend(parent: Any, prefix: str, seen: set[int]) -> Iterator[tuple[str, Layer]]:
+def parts(root: Any) -> Iterator[tuple[str, Any]]:
+    """Yields all that a model is made of, without the model itself: layers, modules, lists and dicts, with their paths.
+
+    Args:
+      root: A layer, a model, a `tf.Module`, or a dict of these, whose keys then begin the paths.
+    """
+    yield from _descend(root, "", {id(root)})
+
+
+def _descend(parent: Any, prefix: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
     for name, child in _children(parent):
         if id(child) in seen:
             continue
         seen.add(id(child))
         path = f"{prefix}{name}"
-        if isinstance(child, Layer):
-            yield path, child
+        yield path, child
         yield from _descend(child, f"{path}/", seen)
 
 

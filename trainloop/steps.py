@@ -1,7 +1,10 @@
 """The only place where a step is compiled: one inner loop for each phase.
 
-    step(batch)              the user's step method, in its phase, on every replica; its scalars, weighed
-    loop(iterator, steps)    tf.while_loop over step; sums stay on the device until somebody reads them
+    step(batch, place)              the user's step method, in its phase, on every replica; its scalars, weighed
+    loop(iterator, steps, first)    tf.while_loop over step; sums stay on the device until somebody reads them
+
+What is drawn in a step depends on the place of its batch: in TRAIN the run's step, elsewhere how many batches of the
+pass came before it.
 
 A step is traced once. A loop takes its number of steps as a tensor, so that no chunk length traces it again.
 """
@@ -35,6 +38,7 @@ class StepContext:
     Attributes:
       step: Steps completed before this one; int64 scalar.
       epoch: Epochs completed; int64 scalar.
+      place: What random draws depend on: in TRAIN the run's step, else the batch's place in the pass; int64 scalar.
       rows: Rows of this replica's part of the batch; int32 scalar.
       total_rows: Rows of the whole batch; int32 scalar.
       replicas: The number of replicas.
@@ -42,6 +46,7 @@ class StepContext:
 
     step: tf.Tensor
     epoch: tf.Tensor
+    place: tf.Tensor
     rows: tf.Tensor
     total_rows: tf.Tensor
     replicas: int
@@ -101,6 +106,7 @@ class _Loop:
         strategy: tf.distribute.Strategy,
         *,
         root: Any,
+        seed: int,
         jit_compile: bool,
         run_eagerly: bool,
     ):
@@ -108,10 +114,12 @@ class _Loop:
         self.phase = phase
         self._strategy = strategy
         self._root = root
+        self._seed = seed
         self._jit_compile = jit_compile
         self._run_eagerly = run_eagerly
         self._step: Any = None
         self._loop: Any = None
+        self._around_batch_norm: guard.AroundBatchNorm | None = None
 
     @property
     def _replicas(self) -> int:
@@ -129,38 +137,38 @@ class _Loop:
             self._whole_step, autograph=False, jit_compile=True if self._jit_compile and self._replicas == 1 else None
         )
         with own_exceptions():
-            self._step = step.get_concrete_function(source.element_spec, _int64, _int64)
+            self._step = step.get_concrete_function(source.element_spec, _int64, _int64, _int64)
             if self.can_join:
                 # A concrete function cannot be traced again, and does not warn that it is: TensorFlow counts the traces
                 # of a method, so that the loops of a few Trainers look to it like one that is traced over and over.
                 loop = tf.function(self._many, autograph=False)
-                self._loop = loop.get_concrete_function(tf.data.IteratorSpec(source.element_spec), _int64, _int64)
+                iterator = tf.data.IteratorSpec(source.element_spec)
+                self._loop = loop.get_concrete_function(iterator, _int64, _int64, _int64)
 
     @property
     def can_join(self) -> bool:
         """Whether several steps can run on the device in one call, and what they return be put together there."""
         return True
 
-    def _whole_step(self, batch: Any, step: tf.Tensor, epoch: tf.Tensor) -> Any:
+    def _whole_step(self, batch: Any, step: tf.Tensor, epoch: tf.Tensor, place: tf.Tensor) -> Any:
         """One step on all replicas; cross-replica."""
         total = batches.rows(batch)
         if not isinstance(self._strategy, tf.distribute.MirroredStrategy):
-            return self._merge([self._part_of_step(batch, total, total, step, epoch)])
-        outcome = self._strategy.run(self._replica_step, (batch, total, step, epoch))
+            return self._merge([self._part_of_step(batch, StepContext(step, epoch, place, total, total, 1))])
+        outcome = self._strategy.run(self._replica_step, (batch, total, step, epoch, place))
         leaves = [self._strategy.experimental_local_results(leaf) for leaf in tf.nest.flatten(outcome)]
         return self._merge([tf.nest.pack_sequence_as(outcome, each) for each in zip(*leaves, strict=True)])
 
-    def _replica_step(self, batch: Any, total: tf.Tensor, step: tf.Tensor, epoch: tf.Tensor) -> Any:
+    def _replica_step(self, batch: Any, total: tf.Tensor, step: tf.Tensor, epoch: tf.Tensor, place: tf.Tensor) -> Any:
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         part, rows = batches.part(batch, replica, self._replicas) if self._replicas > 1 else (batch, total)
-        return self._part_of_step(part, rows, total, step, epoch)
+        return self._part_of_step(part, StepContext(step, epoch, place, rows, total, self._replicas))
 
-    def _part_of_step(self, part: Any, rows: tf.Tensor, total: tf.Tensor, step: tf.Tensor, epoch: tf.Tensor) -> Any:
-        with (
-            _within(StepContext(step, epoch, rows, total, self._replicas)),
-            guard.scope(self.phase.value, self.phase.policy, root=self._root),
-        ):
-            return self._finish(call_user(self._method, part, self.phase), part, rows)
+    def _part_of_step(self, part: Any, context: StepContext) -> Any:
+        around = self._around_batch_norm
+        scope = guard.scope(self.phase.value, self.phase.policy, root=self._root, around_batch_norm=around)
+        with _within(context), scope:
+            return self._finish(call_user(self._method, part, self.phase), part, context.rows)
 
     def _finish(self, returned: Any, part: Any, rows: tf.Tensor) -> Any:
         raise NotImplementedError
@@ -186,6 +194,7 @@ class SummingLoop(_Loop):
       stop_on_nonfinite: Whether a call ends at the first step whose loss is not finite.
       after_step: Ops to run after each step (weight averaging); called in cross-replica context.
       root: The model, or the dict of models, from which the paths of layers are counted.
+      seed: The run's seed, on which the random draws of each step depend.
       jit_compile: Whether a step is compiled by XLA.
       run_eagerly: Whether steps run without being compiled at all.
     """
@@ -203,10 +212,13 @@ class SummingLoop(_Loop):
         stop_on_nonfinite: bool = False,
         after_step: Callable[[], None] | None = None,
         root: Any = None,
+        seed: int = 0,
         jit_compile: bool = False,
         run_eagerly: bool = False,
     ):
-        super().__init__(method, phase, strategy, root=root, jit_compile=jit_compile, run_eagerly=run_eagerly)
+        super().__init__(
+            method, phase, strategy, root=root, seed=seed, jit_compile=jit_compile, run_eagerly=run_eagerly
+        )
         self._metrics = metrics
         self._counter = counter
         self.window = window
@@ -216,11 +228,18 @@ class SummingLoop(_Loop):
         self.names: list[str] = []
         self.updates_metrics = False
 
-    def run(self, iterator: Any, steps: int, epoch: int) -> Ran:
-        """Runs up to `steps` steps and adds their sums to the window."""
+    def run(self, iterator: Any, steps: int, epoch: int, first: int = 0) -> Ran:
+        """Runs up to `steps` steps and adds their sums to the window.
+
+        Args:
+          iterator: The batches.
+          steps: How many steps to run at most.
+          epoch: Epochs completed.
+          first: How many batches of the pass came before these; TRAIN counts the run's steps instead.
+        """
         with own_exceptions():
             self.prepare(iterator)
-            done, finite, more = self._loop(iterator, tf.constant(steps, tf.int64), tf.constant(epoch, tf.int64))
+            done, finite, more = self._loop(iterator, *_as_int64(steps, epoch, first))
         # The one place where a loop waits for the device: Python needs to know where the run stands.
         return Ran(int(done), bool(finite), not bool(more))
 
@@ -282,11 +301,12 @@ class SummingLoop(_Loop):
             self._after_step()
         return outcomes[0] if len(outcomes) == 1 else tf.add_n(list(outcomes))
 
-    def _many(self, iterator: Any, steps: tf.Tensor, epoch: tf.Tensor) -> Any:
+    def _many(self, iterator: Any, steps: tf.Tensor, epoch: tf.Tensor, first: tf.Tensor) -> Any:
         length = len(self.names) + 2 if self.names else MAX_SCALARS + 2
 
         def advance(batch: Any, done: tf.Tensor, sums: tf.Tensor) -> tuple[Any, ...]:
-            added = self._step(batch, self._counter.read_value(), epoch)
+            step = self._counter.read_value()
+            added = self._step(batch, step, epoch, step if self.phase is Phase.TRAIN else first + done)
             if self.phase is Phase.TRAIN:
                 self._counter.assign_add(1)
             finite = tf.reduce_all(tf.math.is_finite(added[2 : 3 if "loss" in self.names else None]))
@@ -321,6 +341,7 @@ class GatheringLoop(_Loop):
       counter: The run's step.
       may_end: Whether the data may end within a call.
       root: The model, or the dict of models, from which the paths of layers are counted.
+      seed: The run's seed, on which the random draws of each step depend.
       jit_compile: Whether a step is compiled by XLA.
       run_eagerly: Whether steps run without being compiled at all.
     """
@@ -334,10 +355,13 @@ class GatheringLoop(_Loop):
         counter: tf.Variable,
         may_end: bool,
         root: Any = None,
+        seed: int = 0,
         jit_compile: bool = False,
         run_eagerly: bool = False,
     ):
-        super().__init__(method, phase, strategy, root=root, jit_compile=jit_compile, run_eagerly=run_eagerly)
+        super().__init__(
+            method, phase, strategy, root=root, seed=seed, jit_compile=jit_compile, run_eagerly=run_eagerly
+        )
         self._counter = counter
         self._may_end = may_end
 
@@ -352,8 +376,14 @@ class GatheringLoop(_Loop):
             for leaf in leaves
         )
 
-    def run(self, iterator: Any, steps: int, epoch: int) -> tuple[int, Any]:
+    def run(self, iterator: Any, steps: int, epoch: int, first: int = 0) -> tuple[int, Any]:
         """Runs up to `steps` steps (one where their outputs cannot be joined).
+
+        Args:
+          iterator: The batches.
+          steps: How many steps to run at most.
+          epoch: Epochs completed.
+          first: How many batches of the pass came before these.
 
         Returns:
           How many were run, and the nest of their outputs; None where none was.
@@ -364,8 +394,8 @@ class GatheringLoop(_Loop):
                 following = iterator.get_next_as_optional()
                 if not following.has_value():
                     return 0, None
-                return 1, self._step(following.get_value(), self._counter.read_value(), tf.constant(epoch, tf.int64))
-            done, outputs = self._loop(iterator, tf.constant(steps, tf.int64), tf.constant(epoch, tf.int64))
+                return 1, self._step(following.get_value(), self._counter.read_value(), *_as_int64(epoch, first))
+            done, outputs = self._loop(iterator, *_as_int64(steps, epoch, first))
         return int(done), outputs if done > 0 else None
 
     def _finish(self, returned: Any, part: Any, rows: tf.Tensor) -> Any:
@@ -382,7 +412,7 @@ class GatheringLoop(_Loop):
             return outcomes[0][0]
         return batches.join([outputs for outputs, _ in outcomes], [rows for _, rows in outcomes])
 
-    def _many(self, iterator: Any, steps: tf.Tensor, epoch: tf.Tensor) -> Any:
+    def _many(self, iterator: Any, steps: tf.Tensor, epoch: tf.Tensor, first: tf.Tensor) -> Any:
         specs = tf.nest.flatten(self._step.structured_outputs)
         start = [
             tf.TensorArray(spec.dtype, 0, dynamic_size=True, infer_shape=False, element_shape=[None, *spec.shape[1:]])
@@ -390,7 +420,7 @@ class GatheringLoop(_Loop):
         ]
 
         def advance(batch: Any, done: tf.Tensor, arrays: list[tf.TensorArray]) -> tuple[Any, ...]:
-            outputs = tf.nest.flatten(self._step(batch, self._counter.read_value(), epoch))
+            outputs = tf.nest.flatten(self._step(batch, self._counter.read_value(), epoch, first + done))
             position = tf.cast(done, tf.int32)
             written = [array.write(position, value) for array, value in zip(arrays, outputs, strict=True)]
             return done + 1, written, tf.constant(True)
@@ -414,6 +444,10 @@ class GatheringLoop(_Loop):
             for array, spec in zip(arrays, specs, strict=True)
         ]
         return done, tf.nest.pack_sequence_as(self._step.structured_outputs, joined)
+
+
+def _as_int64(*values: int) -> list[tf.Tensor]:
+    return [tf.constant(value, tf.int64) for value in values]
 
 
 def _dense(leaf: Any) -> Any:

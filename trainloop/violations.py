@@ -24,19 +24,33 @@ class Violation:
         return f"{self.path}: {self.what}. {self.fix}"
 
 
-class PhaseError(Exception):  # directly: AutoGraph raises another class in the place of most others
-    """Some layers, or the effects of a step, contradict the phase they run in; nothing has been run yet.
+class PhaseError(Exception):
+    """Some layers, or the effects of a step, contradict the phase they run in; nothing has been run yet."""
 
-    Attributes:
-      phase: The value of the phase (`"train"`).
-      violations: All of them, in the order in which they were met; the outermost cause on each path.
-    """
+    # AutoGraph replaces an exception that leaves a tf.function by another one: of the same class only where that is a
+    # plain Exception without an `__init__`, and made from the message alone. The facts are then those of the original.
 
-    def __init__(self, phase: str, violations: Sequence[Violation]):
-        self.phase = phase
-        self.violations = tuple(violations)
-        number = "1 violation" if len(self.violations) == 1 else f"{len(self.violations)} violations"
-        super().__init__("\n  ".join([f"{number} of phase {phase!r}:", *map(str, self.violations)]))
+    @property
+    def phase(self) -> str:
+        """The value of the phase (`"train"`)."""
+        return self._original.__dict__["_phase"]
 
-    def __reduce__(self) -> tuple[type, tuple[str, tuple[Violation, ...]]]:
-        return type(self), (self.phase, self.violations)
+    @property
+    def violations(self) -> tuple[Violation, ...]:
+        """What contradicts it, in the order in which it was met; of each path the outermost cause."""
+        return self._original.__dict__["_violations"]
+
+    @property
+    def _original(self) -> BaseException:
+        found: BaseException = self
+        while "_violations" not in found.__dict__ and found.__context__ is not None:
+            found = found.__context__
+        return found
+
+
+def phase_error(phase: str, violations: Sequence[Violation]) -> PhaseError:
+    """Returns the error that lists some violations of a phase."""
+    number = "1 violation" if len(violations) == 1 else f"{len(violations)} violations"
+    error = PhaseError("\n  ".join([f"{number} of phase {phase!r}:", *map(str, violations)]))
+    vars(error).update(_phase=phase, _violations=tuple(violations))
+    return error
