@@ -13,7 +13,6 @@ from typing import Any
 import tensorflow as tf
 
 from trainloop import keras_hooks, steps
-from trainloop.ambient import replica_id
 from trainloop.aside import run_aside
 from trainloop.keras_hooks import Layer
 from trainloop.layer_paths import own_name
@@ -34,7 +33,7 @@ class StatisticsLoop(SummingLoop):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.layers: list[Layer] = []
-        self._seen: dict[tuple[int, int | None], tf.Variable] = {}
+        self._seen: dict[tuple[int, int], tf.Variable] = {}
         self._around_batch_norm = self._averaged
 
     def begin_pass(self) -> None:
@@ -68,7 +67,7 @@ class StatisticsLoop(SummingLoop):
 
     def _rows_seen(self, layer: Layer) -> tf.Variable:
         """Returns how many rows a layer has seen in this pass; each replica counts for itself."""
-        key = id(layer), replica_id()
+        key = id(layer), _replica()
         if key not in self._seen:
             if all(layer is not known for known in self.layers):
                 self.layers.append(layer)  # held, so that no id is given to another object
@@ -82,6 +81,11 @@ class StatisticsLoop(SummingLoop):
 
             self._seen[key] = run_aside(make)
         return self._seen[key]
+
+
+def _replica() -> int:
+    context = tf.distribute.get_replica_context()
+    return 0 if context is None else int(tf.get_static_value(tf.convert_to_tensor(context.replica_id_in_sync_group)))
 
 
 def check_updates(loop: StatisticsLoop, models: Mapping[str, Any]) -> None:
