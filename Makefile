@@ -1,7 +1,7 @@
 # Everything runs in .venv, which is made when first needed, and again when pyproject.toml changes.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help train test lint types format clean
+.PHONY: help train test versions lint types format clean
 
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -15,18 +15,23 @@ PYTHON ?= $(shell for python in python3.11 python3 python; do \
 	"$$python" -c '$(SUPPORTED)' 2>/dev/null && echo "$$python" && break; done)
 
 help:
-	@echo "make train   train on digits in runs/digits, evaluate and predict; ARGS=... adds flags (ARGS=--steps=2000)"
-	@echo "make test    lint, types and all tests; WORKERS=1 runs them in one process"
-	@echo "make lint    ruff: rules and format"
-	@echo "make types   pyright"
-	@echo "make format  rewrite the files as ruff would have them"
-	@echo "make clean   remove .venv, caches and build products; runs/ stays"
+	@echo "make train     train on digits in runs/digits, evaluate and predict; ARGS=... adds flags (ARGS=--steps=2000)"
+	@echo "make test      lint, types and all tests; WORKERS=1 runs them in one process"
+	@echo "make versions  the tests of phases on each supported TensorFlow; ARGS=... goes to nox (ARGS='-s phases-2.18')"
+	@echo "make lint      ruff: rules and format"
+	@echo "make types     pyright"
+	@echo "make format    rewrite the files as ruff would have them"
+	@echo "make clean     remove .venv, caches and build products; runs/ stays"
 
 train: .venv/installed
 	$(BIN)/python scripts/train.py --config=configs/digits.py --workdir=runs/digits $(ARGS)
 
 test: lint types
 	$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=worksteal $(ARGS)
+
+# Reuses the environments of an earlier run; they take some gigabytes, which `make clean` gives back.
+versions: .venv/installed
+	$(BIN)/nox --reuse-existing-virtualenvs $(ARGS)
 
 lint: .venv/installed
 	$(BIN)/ruff check
@@ -40,7 +45,7 @@ format: .venv/installed
 	$(BIN)/ruff format
 
 clean:
-	rm -rf .venv build dist *.egg-info .hypothesis .pytest_cache .ruff_cache
+	rm -rf .venv .nox build dist *.egg-info .hypothesis .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The interpreter is checked here, since pip tries old releases of every package for minutes before it says what is wrong.

@@ -1,14 +1,13 @@
-"""Runs the tests on each TensorFlow and tf-keras of the range that pyproject.toml declares: `nox --session phases-2.18`.
+"""Runs the tests on each TensorFlow and tf-keras of the range that pyproject.toml declares: `nox -s phases-2.18`.
 
-Each session installs one minor version in an environment of its own under .nox/, newly made unless `--reuse-venv=yes` is
-given. What stands after `--` goes to pytest in place of the tests of phases: `nox -s phases-2.18 -- tests` runs them all.
+Each session installs one minor version in an environment of its own under .nox/, newly made unless `-r` is given. What
+stands after `--` goes to pytest in place of the tests of phases: `nox -r -s phases-2.18 -- tests` runs them all.
 """
 
 from pathlib import Path
 
 import nox
 
-nox.options.sessions = []  # a bare `nox` lists the sessions, instead of installing four TensorFlows
 nox.options.default_venv_backend = "virtualenv"  # it comes with nox, and the same pip installs as in .venv
 
 VERSIONS = ("2.18", "2.19", "2.20", "2.21")

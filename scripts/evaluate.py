@@ -5,16 +5,20 @@ import json
 from absl import flags
 from ml_collections import ConfigDict
 
+import trainloop
 from trainloop import launch
 from trainloop.launch import summary
 
 flags.DEFINE_bool("json", False, "print the scores as JSON")
+flags.DEFINE_integer("samples", None, "score the mean of so many samples of Monte-Carlo dropout", lower_bound=1)
 
 
 def main(config: ConfigDict, workdir: str) -> None:
     task = launch.build(config, workdir)
     step = launch.restore(task)
-    scores = {name: task.trainer.evaluate(data, steps=flags.FLAGS.steps) for name, data in task.sets.items()}
+    phase = trainloop.Phase.MC_PREDICT if flags.FLAGS.samples else trainloop.Phase.EVAL
+    options = {"phase": phase, "samples": flags.FLAGS.samples, "steps": flags.FLAGS.steps}
+    scores = {name: task.trainer.evaluate(data, **options) for name, data in task.sets.items()}
     if flags.FLAGS.json:
         print(json.dumps({"step": step, "scores": scores}))
     else:

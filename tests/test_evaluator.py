@@ -110,6 +110,34 @@ def test_keras_numbers_are_no_part_of_a_metrics_name():
     }
 
 
+def recurrent():
+    inputs = tf_keras.Input(batch_shape=[4, 2, 2])
+    return tf_keras.Model(inputs, tf_keras.layers.Dense(1)(tf_keras.layers.SimpleRNN(3, stateful=True)(inputs)))
+
+
+@pytest.mark.parametrize("how", [{}, {"run_eagerly": True}], ids=["graph", "eager"])
+def test_a_training_goes_on_with_the_state_of_its_own_rnn(how):
+    x = X.reshape(20, 2, 2)
+    pairs = data.from_arrays((x, PAIRS[1]), batch_size=4)
+
+    def run(**options):
+        tf_keras.utils.set_random_seed(2)
+        trainer = make(net=recurrent(), seed=1, **how)
+        trainer.fit(pairs, steps=7, **options)
+        return [*trainer.model.get_weights(), trainer.model.layers[1].states[0].numpy()]
+
+    for found, wanted in zip(run(eval_data={"a": pairs, "b": pairs}, eval_every=Every(steps=2)), run(), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+def test_every_set_of_an_evaluation_begins_with_the_same_state():
+    trainer = make(net=recurrent())
+    pairs = data.from_arrays((X.reshape(20, 2, 2), PAIRS[1]), batch_size=4)
+    trainer.model.layers[1].states[0].assign(tf.ones([4, 3]))
+    assert trainer.evaluate(pairs) == trainer.evaluate(pairs)
+    np.testing.assert_array_equal(trainer.model.layers[1].states[0], np.ones([4, 3]))
+
+
 def test_a_masked_loss_counts_what_is_not_masked():
     tokens = np.array([[1, 2, 3, 0], [4, 0, 0, 0], [5, 6, 0, 0]])
     labels = np.random.default_rng(0).normal(size=[3, 4, 1])

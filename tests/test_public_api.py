@@ -8,13 +8,16 @@ import trainloop
 PUBLIC = {
     "At",
     "AtEnd",
+    "Audit",
     "Callback",
     "Checkpointing",
+    "ContractReport",
     "EarlyStopping",
     "Every",
     "History",
     "Inference",
     "KerasCallback",
+    "MCPrediction",
     "MetricsLog",
     "NonFiniteLossError",
     "Phase",
@@ -30,12 +33,17 @@ PUBLIC = {
     "WeightAveraging",
     "Workdir",
     "WorkdirLocked",
+    "audit",
+    "contract",
     "data",
     "follow",
     "launch",
     "pin",
+    "random",
     "register_family",
     "unpin",
+    "waive",
+
 }
 
 EXTRAS = ["sklearn", "matplotlib", "jinja2", "optuna"]

@@ -1,9 +1,10 @@
 """What steps return, checked; and the history of a run."""
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainloop.results import History, StepResult, from_compute_loss, from_step
+from trainloop.results import History, MCPrediction, StepResult, from_compute_loss, from_step
 
 LOSS = tf.constant(2.0)
 
@@ -69,6 +70,28 @@ def test_what_is_no_loss_is_refused(returned: object, error: type[Exception], me
 def test_what_is_no_result_of_a_step_is_refused(returned: object, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=f"^train_step returned {message}"):
         from_step(returned, "train_step")
+
+
+def test_uncertainties_are_there_where_an_output_is_class_probabilities() -> None:
+    entropy, information = np.array([0.5]), np.array([0.25])
+    found = MCPrediction({"a": 1, "b": 2}, {}, None, ({"a": entropy, "b": None}, {"a": information, "b": None}))
+    assert found.predictive_entropy == {"a": entropy, "b": None}
+    assert found.mutual_information == {"a": information, "b": None}
+
+
+@pytest.mark.parametrize("name", ["predictive_entropy", "mutual_information"])
+@pytest.mark.parametrize(
+    ("mean", "looks"),
+    [
+        (np.array([[-1.0, 3.0], [2.5, 0.5]]), r"float64 of shape \(2, 2\), from -1 to 3, with sums from 2 to 3\. If"),
+        (np.array([1.0, 2.0], np.float32), r"float32 of shape \(2,\)\. If"),
+        ([np.zeros([2]), np.zeros([3])], r"float64 of shape \(2,\); float64 of shape \(3,\)\. If"),
+    ],
+    ids=["logits", "numbers", "rows of several shapes"],
+)
+def test_other_outputs_have_none_and_the_error_says_what_they_look_like(name: str, mean: object, looks: str) -> None:
+    with pytest.raises(ValueError, match=f"^{name} needs class probabilities: .* outputs' mean is {looks}.*softmax"):
+        getattr(MCPrediction(mean, mean), name)
 
 
 def test_a_history_keeps_values_and_their_steps() -> None:

@@ -423,6 +423,21 @@ def layers(*widths: int, built: bool) -> tf_keras.Model:
     return model
 
 
+def test_a_checkpoint_fits_whatever_was_looked_at_before_the_optimizer_was_built(tmp_path: pathlib.Path) -> None:
+    """Keras names the slots of an optimizer once less often then."""
+
+    def trainer() -> Trainer:
+        return Trainer(layers(8, 1, built=True), optimizer="adam", loss="mse", workdir=tmp_path)
+
+    first = trainer()
+    list(tf.train.TrackableView(first.optimizer).descendants())
+    first.fit(arrays(), steps=1)
+    again = trainer()
+    assert again.restore_or_initialize() == 1
+    for saved, restored in zip(first.optimizer.variables, again.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(saved, restored)
+
+
 # The widths of the layers, the optimizer and the metrics, where what was saved is 8 and 1, Adam with amsgrad, and one.
 OTHERS = {
     "other widths": ((9, 1), {}, r"kernel has the shape \(4, 9\) and was saved with \(4, 8\)"),

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from trainloop import Callback, Checkpointing, Every, Phase, StepResult, Trainer, data
+from trainloop import Callback, Checkpointing, Every, Phase, StepResult, Trainer, data, random
 
 layers = tf_keras.layers
 QUIET = {"default_callbacks": False, "seed": 0}
@@ -33,13 +33,13 @@ class WGAN(Trainer):
     critic_updates = 5
 
     def noise(self, rows):
-        return tf.random.normal([rows, 4])
+        return random.normal([rows, 4])
 
     def critic_loss(self, real, phase):
         critic, generator = self.model["critic"], self.model["generator"]
         z = self.noise(tf.shape(real)[0])
         fake, again = Phase.EVAL.call(generator, z), Phase.EVAL.call(generator, z)
-        mix = tf.random.uniform([tf.shape(real)[0], 1])
+        mix = random.uniform([tf.shape(real)[0], 1])
         between = mix * real + (1 - mix) * fake
         with tf.GradientTape() as inner:
             inner.watch(between)
@@ -171,7 +171,7 @@ class VAE(tf_keras.Model):
 class VAETrainer(Trainer):
     def compute_loss(self, batch, phase):
         mean, log_variance = phase.call(self.model.encode, batch)
-        z = mean + tf.exp(0.5 * log_variance) * tf.random.normal(tf.shape(mean))
+        z = mean + tf.exp(0.5 * log_variance) * random.normal(tf.shape(mean))
         decoded = phase.call(self.model.decode, z)
         reconstruction = tf.reduce_mean(tf.reduce_sum(tf.square(batch - decoded), -1))
         terms = 0.5 * (tf.exp(log_variance) + tf.square(mean) - 1.0 - log_variance)

@@ -7,9 +7,13 @@ seconds that TensorFlow takes to import.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from trainloop import versions
+
 if TYPE_CHECKING:
     from trainloop import data as data
     from trainloop import launch as launch
+    from trainloop import random as random
+    from trainloop.auditing import Audit, audit
     from trainloop.callback import Callback
     from trainloop.callbacks import (
         Checkpointing,
@@ -24,27 +28,35 @@ if TYPE_CHECKING:
         TensorBoard,
         WeightAveraging,
     )
+    from trainloop.contracts import contract
     from trainloop.phase import Phase
     from trainloop.pinning import follow, pin, unpin
     from trainloop.policy import Policy, register_family
-    from trainloop.results import History, StepResult
+    from trainloop.results import History, MCPrediction, StepResult
     from trainloop.trainer import Trainer
     from trainloop.triggers import At, AtEnd, Every
+    from trainloop.verdicts import ContractReport
     from trainloop.violations import PhaseError, Violation
+    from trainloop.waivers import waive
     from trainloop.workdir import Workdir, WorkdirLocked
 
 __version__ = "0.1.0"
 
+versions.check_installed()  # before any module imports tf-keras
+
 __all__ = [
     "At",
     "AtEnd",
+    "Audit",
     "Callback",
     "Checkpointing",
+    "ContractReport",
     "EarlyStopping",
     "Every",
     "History",
     "Inference",
     "KerasCallback",
+    "MCPrediction",
     "MetricsLog",
     "NonFiniteLossError",
     "Phase",
@@ -60,15 +72,21 @@ __all__ = [
     "WeightAveraging",
     "Workdir",
     "WorkdirLocked",
+    "audit",
+    "contract",
     "data",
     "follow",
     "launch",
     "pin",
+    "random",
     "register_family",
     "unpin",
+    "waive",
+
 ]
 
 _HOMES = {
+    "auditing": ["Audit", "audit"],
     "callback": ["Callback"],
     "callbacks": [
         "Checkpointing",
@@ -83,20 +101,23 @@ _HOMES = {
         "TensorBoard",
         "WeightAveraging",
     ],
+    "contracts": ["contract"],
     "phase": ["Phase"],
     "pinning": ["follow", "pin", "unpin"],
     "policy": ["Policy", "register_family"],
-    "results": ["History", "StepResult"],
+    "results": ["History", "MCPrediction", "StepResult"],
     "trainer": ["Trainer"],
     "triggers": ["At", "AtEnd", "Every"],
+    "verdicts": ["ContractReport"],
     "violations": ["PhaseError", "Violation"],
+    "waivers": ["waive"],
     "workdir": ["Workdir", "WorkdirLocked"],
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("data", "launch"):
+    if name in ("data", "launch", "random"):
         return importlib.import_module(f"trainloop.{name}")
     if name in _HOME_OF:
         return getattr(importlib.import_module(f"trainloop.{_HOME_OF[name]}"), name)

@@ -36,6 +36,11 @@ class StatisticsLoop(SummingLoop):
         self._seen: dict[tuple[int, int], tf.Variable] = {}
         self._around_batch_norm = self._averaged
 
+    @property
+    def own_variables(self) -> list[tf.Variable]:
+        """The window, and the rows that each layer has seen."""
+        return [*super().own_variables, *self._seen.values()]
+
     def begin_pass(self) -> None:
         """Forgets the rows of the pass before."""
         for seen in self._seen.values():
@@ -58,11 +63,14 @@ class StatisticsLoop(SummingLoop):
             )
         rows = tf.cast(steps.required().total_rows, tf.float64)
         so_far = self._rows_seen(layer).assign_add(rows)
-        if keras_hooks.forgets_at_once(layer):  # x - (x - batch) is not the batch where x is huge, or no number
-            for statistic in keras_hooks.statistics_of(layer):
+        momentum, statistics = 1.0 - rows / so_far, keras_hooks.statistics_of(layer)
+        if keras_hooks.is_kerass_batch_norm(layer):
+            for statistic in statistics:  # x - (x - batch) is not the batch where x is huge, or no number
                 zero = tf.zeros(statistic.shape, statistic.dtype)
                 statistic.assign(tf.where(so_far > rows, statistic.read_value(), zero))
-        with keras_hooks.momentum_given(layer, 1.0 - rows / so_far):
+        else:  # it may want one dtype in all that it computes
+            momentum = tf.cast(momentum, statistics[0].dtype if statistics else tf.float32)
+        with keras_hooks.momentum_given(layer, momentum):
             yield
 
     def _rows_seen(self, layer: Layer) -> tf.Variable:
@@ -97,7 +105,9 @@ def check_updates(loop: StatisticsLoop, models: Mapping[str, Any]) -> None:
     if not known:
         why = "the model has no batch normalization (a layer of your own is made one by trainloop.register_family)"
     elif frozen == len(known):
-        why = f"all {frozen} batch normalizations of the model are frozen; unfreeze (trainable = True) what is to change"
+        why = (
+            f"all {frozen} batch normalizations of the model are frozen; unfreeze (trainable = True) what is to change"
+        )
     else:
         why = "the forward part of the step calls no batch normalization that is not frozen"
     raise ValueError(f"update_bn: there is nothing to update: {why}")

@@ -89,12 +89,18 @@ class Restored:
             )
 
     def _differences(self, whole: Collection[str]) -> Iterator[str]:
-        """Walks what exists and what was saved side by side, by the names of the attributes."""
+        """Walks what exists and what was saved side by side, by the names of the attributes.
+
+        A variable may be there under several names, and have been saved under some of them alone: an optimizer of Keras
+        forgets to name its slots a second time where somebody has looked through it before it was built.
+        """
         view = tf.train.TrackableView(self._checkpoint)
         queue: collections.deque[tuple[str, Any, int | None]] = collections.deque([("", self._checkpoint, 0)])
         seen: set[tuple[int | None, int | None]] = set()
         placed: set[int] = set()
+        found: set[int] = set()
         left_over: dict[int, str] = {}
+        missing: dict[int, str] = {}
         while queue:
             path, here, node = queue.popleft()
             pair = (None if here is None else id(here), node)
@@ -104,8 +110,10 @@ class Restored:
             shape = None if node is None else self._saved_shape(node)
             if here is not None and isinstance(here, tf.Variable):
                 if shape is None:
-                    yield f"{path} was not saved"
-                elif not here.shape.is_compatible_with(shape):
+                    missing.setdefault(id(here), f"{path} was not saved")
+                    continue
+                found.add(id(here))
+                if not here.shape.is_compatible_with(shape):
                     yield f"{path} has the shape {tuple(here.shape)} and was saved with {tuple(shape)}"
             elif here is None and node is not None and shape is not None and path.split("/")[0] in whole:
                 left_over[node] = f"{path} was saved and is not there"
@@ -115,6 +123,7 @@ class Restored:
             saved = {} if node is None else {child.local_name: child.node_id for child in self._nodes[node].children}
             prefix = f"{path}/" if path else ""
             queue.extend((prefix + name, own.get(name), saved.get(name)) for name in {**own, **saved})
+        yield from (fault for variable, fault in missing.items() if variable not in found)
         yield from (fault for node, fault in left_over.items() if node not in placed)
 
     def _saved_shape(self, node: int) -> list[int] | None:

@@ -90,6 +90,11 @@ class ArrayData:
         """All batches once, in the order of the rows, not augmented."""
         return self._loaded(tf.data.Dataset.range(self.rows).batch(self.batch_size), self._gather)
 
+    def one_epoch(self, run_seed: int) -> tf.data.Dataset:
+        """All batches of the first epoch, as `fit` sees them: shuffled and augmented."""
+        number = self.steps_per_epoch
+        return self.endless(run_seed, 0, 0).take(number).apply(tf.data.experimental.assert_cardinality(number))
+
     def _gather(self, rows: tf.Tensor) -> Batch:
         batch = tf.nest.map_structure(lambda tensor: tf.gather(tensor, rows), self._tensors)
         return call_user(self.map_fn, batch) if self.map_fn else batch
@@ -116,7 +121,8 @@ def from_arrays(
 ) -> ArrayData:
     """Makes batches of arrays, addressed by step: a run can start at any of them at no cost.
 
-    `fit` sees the data shuffled and without an end, in epochs of a known length; other phases see it once, in order.
+    `fit` sees the data shuffled and without an end, in epochs of a known length; `update_bn` sees one such epoch; other
+    phases see it once, in order.
 
     Args:
       arrays: A NumPy array or a nest of them (`x`, `(x, y)`, `(x, y, sample_weight)`, a dict) with the same number of
@@ -309,13 +315,16 @@ def training_stream(
     return stream
 
 
-def one_pass(source: Any, steps: int | None, argument: str) -> tuple[tf.data.Dataset, int | None]:
+def one_pass(
+    source: Any, steps: int | None, argument: str, augmented_by: int | None = None
+) -> tuple[tf.data.Dataset, int | None]:
     """Returns the batches of an evaluation or prediction, and how many there are (None where only the end will tell).
 
     Args:
       source: `from_arrays` data or a `tf.data.Dataset`.
       steps: How many batches to take; all by default.
       argument: The argument's name as the user knows it, for messages.
+      augmented_by: The run's seed, where `from_arrays` data are to come as in `fit`, shuffled and augmented.
 
     Raises:
       TypeError: If `source` is not data.
@@ -324,10 +333,12 @@ def one_pass(source: Any, steps: int | None, argument: str) -> tuple[tf.data.Dat
     check_data(source, argument)
     if steps is not None:
         _check_positive(steps, f"{argument.split(':')[0]}: steps")
-    dataset = source.once if isinstance(source, ArrayData) else source
+    dataset = source
+    if isinstance(source, ArrayData):
+        dataset = source.once if augmented_by is None else source.one_epoch(augmented_by)
     cardinality = int(dataset.cardinality())
     if cardinality == tf.data.INFINITE_CARDINALITY and steps is None:
-        take = "steps=" if argument.startswith(("evaluate", "predict")) else "take(...)"
+        take = "take(...)" if argument.startswith("fit") else "steps="
         raise ValueError(f"{argument}= is endless; say how many batches to use with {take}")
     if cardinality >= 0:
         check_taken(cardinality, steps, argument)

@@ -6,6 +6,7 @@ function does to one of its inputs is followed out through the calls, to the var
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -158,6 +159,9 @@ class _Reader:
         self._trace = trace
         self._read: dict[int, GraphEffects] = {}
         self._graphs: list[tf.Graph] = []  # held, so that no id is given to another one
+        self._declared: dict[int, set[str]] = collections.defaultdict(set)
+        for graph, start, stop in trace.declared:
+            self._declared[id(graph)] |= {op.name for op in graph.get_operations()[start:stop]}
 
     def read(self, graph: tf.Graph) -> GraphEffects:
         """Returns what a graph does; variables and seeds that it is given stand for themselves, as its inputs."""
@@ -205,16 +209,14 @@ class _Reader:
 
     def _effect(self, kind: Kind, op: tf.Operation, index: int, graph: tf.Graph, here: bool) -> GraphEffect:
         declared, seeds = False, ()
-        if kind == "random":
-            declared = self._trace.is_declared(graph, index)
+        if kind == "random" and self._declared:
+            declared = op.name in self._declared[id(graph)]
             if not declared:
                 declared, seeds = self._follow(_seeds(op), graph)
         target = _origin(op.inputs[0]) if kind == "write" else None
         return GraphEffect(kind, op, target, self._trace.owner(graph, index), declared, here, seeds)
 
-    def _outside(
-        self, effect: GraphEffect, given: _Arguments, owner: LayerCall | None, graph: tf.Graph
-    ) -> GraphEffect:
+    def _outside(self, effect: GraphEffect, given: _Arguments, owner: LayerCall | None, graph: tf.Graph) -> GraphEffect:
         """Returns an effect of a function as one of the graph that calls it."""
         declared, seeds = effect.is_declared, effect.seeds
         if seeds and not declared:
@@ -242,7 +244,7 @@ class _Reader:
             if id(op) in met:
                 continue
             met.add(id(op))
-            if self._trace.is_declared(graph, _index(op)):
+            if op.name in self._declared[id(graph)]:
                 return True, ()
             waiting += op.inputs
         return False, tuple(found)

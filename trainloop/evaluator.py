@@ -1,4 +1,4 @@
-"""`evaluate` and `predict`: one pass over some data in a phase that trains nothing."""
+"""`evaluate`, `predict` and `update_bn`: one pass over some data in a phase that trains nothing."""
 
 from __future__ import annotations
 
@@ -10,15 +10,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import tensorflow as tf
+import tf_keras
 
-from trainloop import data, guard, keras_hooks, steps
+from trainloop import arguments, batch_norm, data, guard, keras_hooks, monte_carlo, steps
 from trainloop.agenda import Pace
+from trainloop.batch_norm import StatisticsLoop
 from trainloop.callback import Callback
+from trainloop.monte_carlo import Sampling
 from trainloop.phase import Phase, check_phase
 from trainloop.state import State, new_window
+from trainloop.step_contracts import StepContracts
 from trainloop.step_methods import StepMethods
 from trainloop.steps import GatheringLoop, SummingLoop
 from trainloop.user_code import noted
+from trainloop.variables import unpacked
+from trainloop.workdir import Workdir
 
 if TYPE_CHECKING:
     from trainloop.trainer import Trainer
@@ -49,6 +55,20 @@ class Pass(NamedTuple):
         return at_most if self.count is None else min(at_most, self.count - taken)
 
 
+class Asked(NamedTuple):
+    """What a loop was last asked for.
+
+    Attributes:
+      element_spec: What the batches are like.
+      argument: What the data are called in messages.
+      options: What else the loop was made for.
+    """
+
+    element_spec: Any
+    argument: str
+    options: dict[str, Any]
+
+
 class _ById:
     """An object as a part of a dict's key: equal to itself alone, and kept alive."""
 
@@ -69,6 +89,7 @@ class Evaluator(StepMethods):
     callbacks: list[Callback]
     run_eagerly: bool
     seed: int
+    workdir: Workdir | None
     phase: Phase | None = None
     phase_reason: str = ""
 
@@ -77,6 +98,8 @@ class Evaluator(StepMethods):
         self.clock: Callable[[], float] = time.perf_counter
         self.latest_metrics: dict[str, Any] = {}
         self._loops: dict[Any, Any] = {}
+        self._asked: dict[Phase, Asked] = {}
+        self._contracts = StepContracts(self.models, self.optimizers)
         self._layers: list[Any] | None = None
 
     @property
@@ -91,14 +114,23 @@ class Evaluator(StepMethods):
         context = steps.current()
         return int(self.state.epoch) if context is None else context.epoch
 
-    def evaluate(self, data: Data, *, phase: Phase = Phase.EVAL, steps: int | None = None) -> dict[str, Any]:
+    def evaluate(
+        self, data: Data, *, phase: Phase = Phase.EVAL, samples: int | None = None, steps: int | None = None
+    ) -> dict[str, Any]:
         """Returns the loss, scalars and metrics over some data, each the weighted mean over all rows.
 
         Nothing of a training that is under way changes, its running metrics included.
 
+        Under `Phase.MC_PREDICT` (Monte-Carlo dropout) the metrics are those of the predictive mean: the mean of the
+        outputs over the samples, so let a classifier put out probabilities, not logits. The loss is that of the
+        predictive mean too, together with the models' own losses (regularisation). Where `compute_loss` or `eval_step`
+        is overridden, nobody but that method knows the loss: it is then the mean of the samples' losses. A scalar is
+        always the mean over the samples; targets, sample weights and weights are those of the first.
+
         Args:
           data: `trainloop.data.from_arrays(...)` or a `tf.data.Dataset` of batches; seen once, in order.
-          phase: `Phase.EVAL`.
+          phase: `Phase.EVAL` or `Phase.MC_PREDICT`.
+          samples: How many samples `Phase.MC_PREDICT` draws; 50 by default.
           steps: How many batches to take; all by default.
 
         Returns:
@@ -106,87 +138,196 @@ class Evaluator(StepMethods):
 
         Raises:
           TypeError: If `data` is not data or `phase` is not a `Phase`.
-          ValueError: If the data are empty, have fewer batches than `steps`, or are endless while it is not given.
+          ValueError: If the data are empty, have fewer batches than `steps`, or are endless while it is not given; if
+            `samples` is not positive, or given for another phase.
+          PhaseError: If the step does what the phase does not allow, or draws nothing at random in `Phase.MC_PREDICT`.
         """
-        check_phase(phase, (Phase.EVAL,))
-        found = self._evaluate({"": data}, steps, "evaluate", "evaluate: data")
+        check_phase(phase, (Phase.EVAL, Phase.MC_PREDICT))
+        sampling = _check_sampling("evaluate", phase, samples)
+        found = self._evaluate({"": data}, steps, "evaluate", "evaluate: data", phase, sampling)
         return {name.removeprefix(f"{phase.value}/"): value for name, value in found.items()}
 
-    def predict(self, data: Data, *, phase: Phase = Phase.PREDICT, steps: int | None = None) -> Any:
+    def predict(
+        self,
+        data: Data,
+        *,
+        phase: Phase = Phase.PREDICT,
+        samples: int | None = None,
+        keep_samples: bool = False,
+        steps: int | None = None,
+    ) -> Any:
         """Returns the outputs for some data, as NumPy arrays in the order of the data.
 
         Args:
           data: As in `evaluate`; of `(x, y)` batches only `x` is used.
-          phase: `Phase.PREDICT`.
+          phase: `Phase.PREDICT`, or `Phase.MC_PREDICT` for Monte-Carlo dropout.
+          samples: How many samples `Phase.MC_PREDICT` draws; 50 by default.
+          keep_samples: Whether `Phase.MC_PREDICT` returns each of them.
           steps: How many batches to take; all by default.
 
         Returns:
           The nest of outputs that `predict_step` returns, each an array with a row for each row of the data; where the
-          rows differ in shape, a list of arrays.
+          rows differ in shape, a list of arrays. Under `Phase.MC_PREDICT` an `MCPrediction`, whose fields are such
+          nests.
 
         Raises:
-          TypeError: If `data` is not data or `phase` is not a `Phase`.
-          ValueError: If the data are empty, have fewer batches than `steps`, or are endless while it is not given.
+          TypeError: If `data` is not data or `phase` is not a `Phase`; if an output of `Phase.MC_PREDICT` is no number.
+          ValueError: If the data are empty, have fewer batches than `steps`, or are endless while it is not given; if
+            `samples` is not positive, or it or `keep_samples` is given for another phase.
+          PhaseError: If the step does what the phase does not allow, or draws nothing at random in `Phase.MC_PREDICT`.
         """
-        check_phase(phase, (Phase.PREDICT,))
+        check_phase(phase, (Phase.PREDICT, Phase.MC_PREDICT))
+        sampling = _check_sampling("predict", phase, samples, keep_samples)
         with self.strategy.scope():
-            source = self._pass_over(data, steps, phase, "predict: data")
+            source = self._pass_over(data, steps, phase, "predict: data", sampling=sampling, gathers=True)
             with self._in_phase(phase, "predict"):
-                return self._predict(source, steps)
+                structure, leaves = self._gather(source, steps)
+        if sampling is not None:
+            return monte_carlo.to_prediction(structure, leaves)
+        return tf.nest.pack_sequence_as(structure, leaves)
 
-    def _evaluate(self, sets: Mapping[str, Data], steps: int | None, reason: str, argument: str) -> dict[str, Any]:
+    def update_bn(self, data: Data, *, steps: int | None = None) -> None:
+        """Measures the statistics of batch normalization anew, as their average over one pass (precise batch norm).
+
+        After the pass the moving mean and variance of each batch normalization are the mean of the batches' means and
+        variances, each batch counted by its rows, whatever they were before and whatever `momentum` is. Dropout is off
+        and augmentation on, `augment_fn` included; nothing else changes. A frozen layer (`trainable=False`) keeps its
+        statistics. After an exception the statistics are those from before.
+
+        The forward part of the training step is run: `compute_loss` where it is overridden; with a `train_step` of its
+        own, `eval_step` or `predict_step`; else the model on `x`.
+
+        Args:
+          data: As in `evaluate`, but `from_arrays` data come as in an epoch of `fit`, shuffled unless `shuffle=False`.
+            A few thousand rows will do, in batches of the size that the model was trained with.
+          steps: How many batches to take; all by default.
+
+        Raises:
+          TypeError: If `data` is not data.
+          ValueError: If the data are empty, have fewer batches than `steps`, or are endless while it is not given; if
+            there is no batch normalization that is not frozen.
+
+        Example:
+          >>> import numpy as np, tf_keras
+          >>> from trainloop import Trainer, data
+          >>> trainer = Trainer(tf_keras.Sequential([tf_keras.layers.BatchNormalization()]))
+          >>> trainer.update_bn(data.from_arrays(np.full([6, 1], 3, np.float32), batch_size=4))
+          >>> float(trainer.model.layers[0].moving_mean[0])
+          3.0
+        """
+        phase = Phase.UPDATE_BN
+        with self.strategy.scope():
+            source = self._pass_over(data, steps, phase, "update_bn: data")
+            with self._in_phase(phase, "update_bn"), batch_norm.put_back_on_error(source.loop, self.models):
+                source.loop.begin_pass()
+                self._run(source, steps)
+                batch_norm.check_updates(source.loop, self.models)  # an eager step was not traced beforehand
+
+    def _evaluate(
+        self,
+        sets: Mapping[str, Data],
+        steps: int | None,
+        reason: str,
+        argument: str,
+        phase: Phase = Phase.EVAL,
+        sampling: Sampling | None = None,
+    ) -> dict[str, Any]:
         """Returns the metrics of all sets by full name: `eval/loss`, or `eval/<set>/loss` where the set has a name."""
         with self.strategy.scope():
             passes = {
-                name: self._pass_over(source, steps, Phase.EVAL, f"{argument}[{name!r}]" if name else argument)
+                name: self._pass_over(source, steps, phase, f"{argument}[{name!r}]" if name else argument, sampling)
                 for name, source in sets.items()
             }
-            with self._in_phase(Phase.EVAL, reason) as told:
+            with self._in_phase(phase, reason) as told:
                 found: dict[str, Any] = {}
                 for name, source in passes.items():
-                    prefix = f"{Phase.EVAL.value}/{name}/" if name else f"{Phase.EVAL.value}/"
+                    prefix = f"{phase.value}/{name}/" if name else f"{phase.value}/"
                     found |= {prefix + key: value for key, value in self._evaluate_set(source, steps).items()}
                 if reason == EVAL_EVERY:  # what a hook evaluates on its own is not the run's `eval/loss`
                     told |= found
                     self.latest_metrics |= found
         return found
 
-    def _pass_over(self, source: Data, steps: int | None, phase: Phase, argument: str) -> Pass:
+    def _pass_over(
+        self,
+        source: Data,
+        steps: int | None,
+        phase: Phase,
+        argument: str,
+        sampling: Sampling | None = None,
+        *,
+        gathers: bool = False,
+    ) -> Pass:
         """Returns one pass over some data, with its loop compiled: that is done before the phase is entered."""
         self._layers = None  # the user may have changed the model since
-        batches, count = data.one_pass(source, steps, argument)
-        return Pass(batches, count, self._loop(phase, batches, argument, may_end=count is None), argument)
+        batches, count = data.one_pass(source, steps, argument, self.seed if phase.policy.augmentation else None)
+        loop = self._loop(phase, batches, argument, may_end=count is None, sampling=sampling, gathers=gathers)
+        return Pass(batches, count, loop, argument)
 
     def _evaluate_set(self, source: Pass, steps: int | None) -> dict[str, Any]:
-        loop: SummingLoop = source.loop
         with self.metrics.borrowed():
-            loop.window.assign(tf.zeros_like(loop.window))
-            iterator, pace, taken, out_of_data = iter(source.batches), Pace(), 0, False
+            self._run(source, steps)
+            return {**source.loop.means(), **self.metrics.result()}
+
+    def _run(self, source: Pass, steps: int | None) -> None:
+        """Runs one pass whose scalars are summed."""
+        loop: SummingLoop = source.loop
+        loop.window.assign(tf.zeros_like(loop.window))
+        iterator, pace, taken, out_of_data = iter(source.batches), Pace(), 0, False
+        with self._states_put_back():
             while not out_of_data and source.left(taken, pace.steps) > 0:
                 start = self.clock()
                 ran = loop.run(iterator, source.left(taken, pace.steps), self.epoch, taken)
                 pace.observe(ran.steps, self.clock() - start)
                 taken, out_of_data = taken + ran.steps, ran.out_of_data
-            data.check_taken(taken, steps, source.argument)
-            return {**loop.means(), **self.metrics.result()}
+        data.check_taken(taken, steps, source.argument)
 
-    def _predict(self, source: Pass, steps: int | None) -> Any:
+    def _gather(self, source: Pass, steps: int | None) -> tuple[Any, list[Any]]:
+        """Runs one pass whose outputs are gathered.
+
+        Returns:
+          A nest like the outputs, and its leaves: arrays, or lists of rows that differ in shape.
+        """
         loop: GatheringLoop = source.loop
         iterator, pace, taken = iter(source.batches), Pace(), 0
         structure: Any = None
         chunks: list[list[Any]] = []
-        while source.left(taken, pace.steps) > 0:
-            start = self.clock()
-            done, outputs = loop.run(iterator, source.left(taken, pace.steps), self.epoch, taken)
-            pace.observe(done, self.clock() - start)
-            if done == 0:
-                break
-            taken, structure = taken + done, outputs
-            chunks.append([_to_numpy(leaf) for leaf in tf.nest.flatten(outputs)])
+        with self._states_put_back():
+            while source.left(taken, pace.steps) > 0:
+                start = self.clock()
+                done, outputs = loop.run(iterator, source.left(taken, pace.steps), self.epoch, taken)
+                pace.observe(done, self.clock() - start)
+                if done == 0:
+                    break
+                taken, structure = taken + done, outputs
+                chunks.append([_to_numpy(leaf) for leaf in tf.nest.flatten(outputs)])
         data.check_taken(taken, steps, source.argument)
-        return tf.nest.pack_sequence_as(structure, [_joined(leaf) for leaf in zip(*chunks, strict=True)])
+        return structure, [_joined(leaf) for leaf in zip(*chunks, strict=True)]
 
-    def _loop(self, phase: Phase, batches: Any, argument: str, *, may_end: bool, **options: Any) -> Any:
+    @contextlib.contextmanager
+    def _states_put_back(self) -> Iterator[None]:
+        """Puts the state that RNNs (`stateful=True`) keep between batches back when the block ends, however it ends."""
+        before = {id(state): state.read_value() for state in self._states_kept()}
+        try:
+            yield
+        finally:
+            for state in self._states_kept():
+                state.assign(before.get(id(state), tf.zeros_like(state)))
+
+    def _states_kept(self) -> list[tf.Variable]:
+        return [state for model in self.models.values() for state in keras_hooks.states_kept_between_batches(model)]
+
+    def _loop(
+        self,
+        phase: Phase,
+        batches: Any,
+        argument: str,
+        *,
+        may_end: bool,
+        sampling: Sampling | None = None,
+        gathers: bool = False,
+        **options: Any,
+    ) -> Any:
         """Returns the compiled loop of a phase; one is made anew only where its graph would be another one.
 
         What changes a graph: the kind of batches, which layers there are, which are frozen or pinned, and the run's
@@ -194,7 +335,10 @@ class Evaluator(StepMethods):
         was traced.
         """
         kind = (phase, repr(batches.element_spec), may_end, self.run_eagerly, self.seed, guard.all_pins())
-        kind += tuple(options.values())
+        kind += (sampling, gathers, *options.values())
+        self._asked[phase] = Asked(
+            batches.element_spec, argument, {"may_end": may_end, "sampling": sampling, "gathers": gathers, **options}
+        )
         loop = self._loops.get((kind, self._layers_as_they_stand()))
         if loop is None:
             shared = {
@@ -205,26 +349,46 @@ class Evaluator(StepMethods):
                 "jit_compile": self.jit_compile,
                 "run_eagerly": self.run_eagerly,
             }
-            if phase is Phase.PREDICT:
-                loop = GatheringLoop(self.predict_step, phase, self.strategy, **shared)
-            else:
-                training = phase is Phase.TRAIN
-                method = self.train_step if training else self.eval_step
-                window = self.state.window if training else new_window()
-                loop = SummingLoop(
-                    method, phase, self.strategy, metrics=self.metrics, window=window, **shared, **options
-                )
+            loop = self._make_loop(phase, sampling, gathers, shared | options)
             with noted(f"while tracing a step for the batches of {argument}=: {batches.element_spec}"):
                 loop.prepare(batches)
             self._after_trace(loop)
+            metrics = self._metrics_within_reach()
+            self._contracts.judge(loop, self.model, metrics, self.state, self.workdir)
             self._loops[kind, self._layers_as_they_stand()] = loop  # asked again: the trace may have made layers
         return loop
+
+    def _make_loop(
+        self, phase: Phase, sampling: Sampling | None, gathers: bool, options: dict[str, Any]
+    ) -> SummingLoop | GatheringLoop:
+        """Returns the loop that serves a phase, not yet compiled."""
+        if gathers:
+            method = self.predict_step
+            if sampling is not None:
+                method = monte_carlo.predict_step(method, sampling, list(self.models.values()))
+            return GatheringLoop(method, phase, self.strategy, **options)
+        options |= {"metrics": self.metrics, "window": self.state.window if phase is Phase.TRAIN else new_window()}
+        if phase is Phase.UPDATE_BN:
+            return StatisticsLoop(self._forward, phase, self.strategy, **options)
+        method = self.train_step if phase is Phase.TRAIN else self.eval_step
+        if sampling is not None:
+            own_loss = self._overrides("compute_loss") or self._overrides("eval_step")
+            of_mean = {} if own_loss else {"loss_of_mean": self._loss_of_outputs, "penalties": self._penalties}
+            method = monte_carlo.eval_step(method, sampling, list(self.models.values()), **of_mean)
+        return SummingLoop(method, phase, self.strategy, **options)
 
     def _after_trace(self, loop: SummingLoop | GatheringLoop) -> None:
         """Called when a step was traced, which may have made layers and metrics build their variables."""
         self._layers = None
+        if loop.compiled_step is not None and isinstance(loop, StatisticsLoop):
+            batch_norm.check_updates(loop, self.models)
         if isinstance(loop, SummingLoop) and loop.phase is Phase.TRAIN:
             self.state.track_metrics(self.metrics.in_training(loop.updates_metrics))
+
+    def _metrics_within_reach(self) -> list[tf_keras.metrics.Metric]:
+        """Returns the Trainer's metrics, and those that a subclass keeps as attributes, in lists or dicts."""
+        kept = [value for value in unpacked(vars(self)) if isinstance(value, tf_keras.metrics.Metric)]
+        return [*self.metrics.objects, *kept]
 
     def _layers_as_they_stand(self) -> tuple[tuple[Any, bool], ...]:
         """Returns every layer, and whether it is trainable; the layers are part of a key, so that none is forgotten."""
@@ -261,6 +425,20 @@ def run_all(calls: Sequence[Callable[[], None]]) -> None:
     with contextlib.ExitStack() as stack:
         for call in reversed(calls):
             stack.callback(call)
+
+
+def _check_sampling(method: str, phase: Phase, samples: int | None, keep: bool = False) -> Sampling | None:
+    """Returns how samples are drawn; None in a phase that draws none."""
+    if phase is Phase.MC_PREDICT:
+        samples = monte_carlo.SAMPLES if samples is None else arguments.check_positive(samples, f"{method}: samples")
+        return Sampling(samples, keep)
+    given = f"samples={samples}" if samples is not None else "keep_samples=True" if keep else None
+    if given is not None:
+        raise ValueError(
+            f"{method}: {given} with phase={phase}, which draws none; drop {given.split('=')[0]}=, or give "
+            "phase=Phase.MC_PREDICT"
+        )
+    return None
 
 
 def _to_numpy(leaf: Any) -> Any:

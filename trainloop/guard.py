@@ -161,7 +161,10 @@ def _call_layer(call: keras_hooks.CallNext, layer: Layer, args: tuple[Any, ...],
     held.start = tracing.op_count(held.graph)
     try:
         with _around(found, held):
-            return call(layer, *args, **kwargs)
+            outputs = call(layer, *args, **kwargs)
+        if held.graph is not None:  # an eager tensor would be held in memory
+            held.outputs = outputs
+        return outputs
     finally:
         held.stop = tracing.op_count(held.graph)
         stack.pop()

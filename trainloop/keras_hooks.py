@@ -19,7 +19,9 @@ import tf_keras
 from trainloop import policy
 from trainloop.aside import run_aside
 from trainloop.policy import Family
+from trainloop.versions import TESTED, check_versions
 
+check_versions(tf.__version__, tf_keras.__version__)
 try:
     from tf_keras.src.engine import base_layer, base_layer_utils, compile_utils
     from tf_keras.src.engine import training as training_lib
@@ -30,8 +32,8 @@ try:
     from tf_keras.src.utils import generic_utils
 except ImportError as error:
     raise ImportError(
-        f"tf-keras {tf_keras.__version__} is built differently from the versions trainloop was tested with "
-        f"({error}). Install one of the range in trainloop's pyproject.toml."
+        f"this tf-keras {tf_keras.__version__} is built differently from the one trainloop was tested with ({error}). "
+        f"Install a release of tf-keras {TESTED[0]} to {TESTED[-1]} anew, with the TensorFlow of its minor version."
     ) from error
 
 Layer = tf_keras.layers.Layer
@@ -179,6 +181,11 @@ def _mode_parameters(layer_class: type[Layer]) -> tuple[tuple[str, int, Any], ..
     if any(parameter.name == "training" for parameter in parameters):
         return ()
     return tuple((each.name, place, each.default) for place, each in enumerate(parameters) if each.name in _MODES)
+
+
+def mode_parameters(layer: Layer) -> list[str]:
+    """Returns the parameters of a layer's `call` that mean `training` under a name that Keras does not know."""
+    return [name for name, _, _ in _mode_parameters(type(layer))]
 
 
 def inherited_training() -> Any:
@@ -341,9 +348,33 @@ def model_of(function: Any) -> tf.Module | None:
     return model if isinstance(model, tf.Module) else None
 
 
+def call_leftovers(model: Any) -> list[Any]:
+    """Returns the objects beside the layers themselves in whose attributes Keras notes something at each call.
+
+    They are the random generators, which count up the seed that they were given, and what a layer keeps for each thread
+    (losses).
+    """
+    found = [getattr(layer, name, None) for layer in layers_of(model) for name in ("_random_generator", "_thread_local")]
+    return [each for each in found if each is not None]
+
+
 def is_own_attribute(name: str) -> bool:
     """Returns whether an attribute of a layer is Keras's own book-keeping of what other attributes hold."""
-    return name.startswith(("_self_", "_obj_reference", "_layers", "_callable_losses", "_inbound", "_outbound"))
+    kept = ("_self_", "_obj_reference", "_layers", "_callable_losses", "_inbound", "_outbound")
+    return name.startswith(kept) or name in ("_trainable_weights", "_non_trainable_weights")
+
+
+def own_weights(layer: Layer) -> list[tf.Variable]:
+    """Returns the weights of a layer itself, without those of the layers in it."""
+    return [*layer._trainable_weights, *layer._non_trainable_weights]
+
+
+def variables_of(model: Any) -> list[tf.Variable]:
+    """Returns all variables of a model; none where it has not made them yet."""
+    try:
+        return list(getattr(model, "variables", ()))
+    except ValueError:  # Keras's answer where a model has no variables yet
+        return []
 
 
 def is_container(model: Any) -> bool:
@@ -369,8 +400,18 @@ def give_masks(outputs: Any, masked: Any) -> None:
             leaf._keras_mask = mask
 
 
+def strength_of(layer: Layer) -> float:
+    """Returns how much a layer of the families `dropout` and `noise` does when it is on: 0 where it does nothing.
+
+    It is the largest of its rates and standard deviations, under the names that are in use for them.
+    """
+    names = ("rate", "stddev", "dropout", "recurrent_dropout", "drop_path_rate", "drop_rate", "drop_prob")
+    found = [getattr(layer, name, None) for name in names]
+    return max((float(value) for value in found if isinstance(value, (int, float))), default=0.0)
+
+
 def states_kept_between_batches(model: Any) -> list[tf.Variable]:
-    """Returns the variables in which the `stateful=True` RNNs of a model keep their state from one batch to the next."""
+    """Returns the variables in which the `stateful=True` RNNs of a model keep their state from batch to batch."""
     recurrent = [layer for layer in layers_of(model) if isinstance(layer, tf_keras.layers.RNN) and layer.stateful]
     return [state for layer in recurrent for state in tf.nest.flatten(layer._states) if isinstance(state, tf.Variable)]
 
@@ -380,8 +421,8 @@ def statistics_of(layer: Layer) -> list[tf.Variable]:
     return [variable for variable in layer._non_trainable_weights if variable.dtype.is_floating]
 
 
-def forgets_at_once(layer: Layer) -> bool:
-    """Returns whether a layer's statistics may be set to 0 before a call whose momentum is 0: Keras's own may."""
+def is_kerass_batch_norm(layer: Layer) -> bool:
+    """Returns whether a layer computes its statistics as Keras's own batch normalization does."""
     return isinstance(layer, BatchNormalizationBase)
 
 
@@ -432,7 +473,7 @@ def momentum_given(layer: Layer, momentum: tf.Tensor) -> Iterator[None]:
 
     Args:
       layer: The layer; `momentum` is an attribute of it, as in Keras's own.
-      momentum: Scalar, float; in its place, any dtype in which the layer computes its statistics.
+      momentum: Scalar; float64 loses nothing in Keras's own, which compute `1 - momentum`.
     """
     with _lock:
         given = _given.get(id(layer)) or _given.setdefault(id(layer), _Given(layer))

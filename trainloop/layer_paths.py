@@ -84,4 +84,3 @@ def _counted(layers: list[Layer]) -> Iterator[tuple[str, Layer]]:
 
 def _holds_layers(value: Any) -> bool:
     return isinstance(value, (tf.Module, Mapping, list, tuple))
-

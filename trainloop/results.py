@@ -1,4 +1,4 @@
-"""What steps and runs return: `StepResult` and `History`."""
+"""What steps and runs return: `StepResult`, `MCPrediction` and `History`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -112,6 +113,82 @@ def _scalar(value: Any, method: str, name: str) -> tf.Tensor:
 
 def _describe(value: Any) -> str:
     return "nothing (None)" if value is None else f"a {type(value).__name__}"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MCPrediction:
+    """What `trainer.predict(data, phase=Phase.MC_PREDICT)` returns: the samples of Monte-Carlo dropout, put together.
+
+    Everything here is a nest like the outputs of `predict_step`, with a row for each row of the data.
+
+    Attributes:
+      mean: The mean over the samples, in float32 or wider.
+      std: Their standard deviation: the root of the mean squared distance from the mean.
+      samples: Each of them, `[samples, rows, ...]`, in the dtype of the outputs; None unless they were to be kept.
+        Where rows differ in shape, a list with an array `[samples, ...]` for each row.
+      entropies: What `predictive_entropy` and `mutual_information` return, with None for each output that is no class
+        probabilities.
+
+    Example:
+      >>> import numpy as np, tf_keras
+      >>> from trainloop import Phase, Trainer, data
+      >>> layers = [tf_keras.layers.Dropout(0.5), tf_keras.layers.Dense(3, "softmax")]
+      >>> trainer = Trainer(tf_keras.Sequential(layers))
+      >>> rows = data.from_arrays(np.ones([8, 4], np.float32), batch_size=4)
+      >>> prediction = trainer.predict(rows, phase=Phase.MC_PREDICT, samples=20)
+      >>> prediction.mean.shape, prediction.predictive_entropy.shape
+      ((8, 3), (8,))
+    """
+
+    mean: Any
+    std: Any
+    samples: Any = None
+    entropies: tuple[Any, Any] = dataclasses.field(default=(None, None), repr=False)
+
+    @property
+    def predictive_entropy(self) -> Any:
+        """The entropy of the mean over the last axis, in nats: how uncertain the prediction is altogether.
+
+        Of several outputs, those that are no class probabilities have None.
+
+        Raises:
+          ValueError: If none of the outputs are class probabilities: at least two on the last axis, not negative, with
+            a sum of 1 in every sample.
+        """
+        return self._of_classes("predictive_entropy", self.entropies[0])
+
+    @property
+    def mutual_information(self) -> Any:
+        """How much of the predictive entropy comes from the samples' disagreement, in nats.
+
+        It is the predictive entropy less the mean entropy of the samples (BALD): the uncertainty that more data would
+        take away. Of several outputs, those that are no class probabilities have None.
+
+        Raises:
+          ValueError: As `predictive_entropy`.
+
+        References:
+          Houlsby et al., Bayesian Active Learning for Classification and Preference Learning, 2011.
+        """
+        return self._of_classes("mutual_information", self.entropies[1])
+
+    def _of_classes(self, name: str, found: Any) -> Any:
+        if all(leaf is None for leaf in tf.nest.flatten(found)):
+            looks = "; ".join(map(_looks, tf.nest.flatten(self.mean)[:3]))
+            raise ValueError(
+                f"{name} needs class probabilities: two or more on the last axis, none negative, with a sum of 1. The "
+                f"outputs' mean is {looks}. If these are logits, add a softmax: tf_keras.layers.Softmax() at the end "
+                "of the model, or tf.nn.softmax in predict_step"
+            )
+        return found
+
+
+def _looks(array: Any) -> str:
+    shape = f"{array.dtype} of shape {array.shape}"
+    if array.size == 0 or array.ndim < 2:
+        return shape
+    sums = np.sum(array, axis=-1)
+    return f"{shape}, from {array.min():.3g} to {array.max():.3g}, with sums from {sums.min():.3g} to {sums.max():.3g}"
 
 
 class History(Mapping[str, list[float]]):

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import tf_keras
 from absl import logging
 
-from trainloop import arguments, keras_hooks
+from trainloop import arguments, batch_norm, keras_hooks
 from trainloop.callback import Callback
 from trainloop.callbacks import WeightAveraging
 from trainloop.checkpoint import Checkpoints, Restored
@@ -106,7 +106,11 @@ class Resumable(Evaluator):
 
     def _build_averages(self) -> None:
         if (averaging := self._averaging()) is not None:
-            averaging.build([v for key in self.optimizers for v in keras_hooks.trainable_candidates(self.models[key])])
+            trained = {key: self.models[key] for key in self.optimizers}
+            averaging.build(
+                [variable for model in trained.values() for variable in keras_hooks.trainable_candidates(model)],
+                [each for layer in batch_norm.batch_norms(trained) for each in keras_hooks.statistics_of(layer)],
+            )
             self.state.checkpoint.averages = averaging.tracked
 
     def _averaging(self) -> WeightAveraging | None:

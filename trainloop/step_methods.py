@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from trainloop import arguments, batches, gradient_sums, keras_hooks, results, steps
+from trainloop import arguments, batches, gradient_sums, keras_hooks, random, results, steps
 from trainloop.gradient_sums import Gradient
 from trainloop.losses import Loss, LossSpec, Metrics
 from trainloop.phase import Phase
@@ -89,9 +89,8 @@ class StepMethods:
         if self.loss is None:
             method = "eval_step" if self._overrides("train_step") else "compute_loss"
             raise ValueError(f"loss=None; give loss=..., or override {method}(self, batch, phase)")
-        inputs, targets, sample_weight = batches.unpack(batch)
-        outputs = call_user(phase.call, self._only_model("compute_loss"), inputs)
-        return self.loss(targets, outputs, sample_weight), outputs
+        outputs = call_user(phase.call, self._only_model("compute_loss"), batches.unpack(batch)[0])
+        return self._loss_of_outputs(batch, outputs), outputs
 
     @_as_written
     def train_step(self, batch: Any, phase: Phase) -> Any:
@@ -168,9 +167,27 @@ class StepMethods:
         mask = None if self._overrides("compute_loss") else keras_hooks.mask_of(result.outputs)
         if mask is not None:  # Keras takes the mean over what is not masked, so that is what the loss counts
             result.weight = tf.reduce_sum(tf.cast(mask, tf.float32))
-        for loss in [loss for model in trained for loss in getattr(model, "losses", ())]:
+        for loss in self._penalties():
             result.loss += tf.cast(loss, result.loss.dtype)
         return result
+
+    def _loss_of_outputs(self, batch: Any, outputs: Any) -> tf.Tensor:
+        """Returns what `loss=` makes of some outputs for a batch."""
+        assert self.loss is not None  # compute_loss has asked
+        _, targets, sample_weight = batches.unpack(batch)
+        return self.loss(targets, outputs, sample_weight)
+
+    def _penalties(self) -> list[tf.Tensor]:
+        """Returns what the models themselves add to the loss, as of their last calls."""
+        return [loss for key in self.optimizers or self.models for loss in getattr(self.models[key], "losses", ())]
+
+    def _forward(self, batch: Any, phase: Phase) -> Any:
+        """Calls the models as `train_step` does, as far as that can be had without an update."""
+        if self._overrides("compute_loss"):
+            return self._loss_of(batch, phase)
+        if not self._overrides("train_step"):
+            return call_user(phase.call, self._only_model("update_bn"), batches.unpack(batch)[0])
+        return call_user(self.eval_step if self._overrides("eval_step") else self.predict_step, batch, phase)
 
     def _forward_backward(self, batch: Any, phase: Phase) -> tuple[StepResult, Gradients]:
         """Returns the result of this replica's part of the batch, and its gradients, counted by the part's share."""
@@ -189,7 +206,8 @@ class StepMethods:
         return result, {key: gradient_sums.dense(gradient_sums.scale(each, share)) for key, each in found.items()}
 
     def _accumulated_fields(self, batch: Any, phase: Phase) -> tuple[dict[str, Any], Gradients]:
-        result, found = self._accumulated(batch, phase)
+        with random.function_of_step():
+            result, found = self._accumulated(batch, phase)
         return vars(result), found
 
     def _accumulated(self, batch: Any, phase: Phase) -> tuple[StepResult, Gradients]:

@@ -20,12 +20,14 @@ from typing import Any
 
 import tensorflow as tf
 
-from trainloop import batches, guard, results
+from trainloop import batches, guard, random, results
 from trainloop.losses import Metrics
 from trainloop.phase import Phase
 from trainloop.results import StepResult
 from trainloop.state import MAX_SCALARS
+from trainloop.tracing import Trace
 from trainloop.user_code import call_user, own_exceptions
+from trainloop.verdicts import ContractReport
 
 _int64 = tf.TensorSpec([], tf.int64)
 _RESERVED = {"learning_rate", "steps_per_second", "examples_per_second"}
@@ -97,7 +99,12 @@ class Ran:
 
 
 class _Loop:
-    """What the loops of all phases share: a traced step, and how it is called for each replica."""
+    """What the loops of all phases share: a traced step, and how it is called for each replica.
+
+    Attributes:
+      traces: What was recorded while the step was traced, or run eagerly last, on each replica.
+      contract: The verdict on the step, once it was judged.
+    """
 
     def __init__(
         self,
@@ -120,6 +127,13 @@ class _Loop:
         self._step: Any = None
         self._loop: Any = None
         self._around_batch_norm: guard.AroundBatchNorm | None = None
+        self.traces: list[Trace] = []
+        self.contract: ContractReport | None = None
+
+    @property
+    def own_variables(self) -> list[tf.Variable]:
+        """The variables that are the loop's and no part of what the step computes."""
+        return []
 
     @property
     def _replicas(self) -> int:
@@ -146,15 +160,21 @@ class _Loop:
                 self._loop = loop.get_concrete_function(iterator, _int64, _int64, _int64)
 
     @property
+    def compiled_step(self) -> Any:
+        """The concrete function of the step, once it is traced; None where steps run eagerly."""
+        return None if self._run_eagerly else self._step
+
+    @property
     def can_join(self) -> bool:
         """Whether several steps can run on the device in one call, and what they return be put together there."""
         return True
 
     def _whole_step(self, batch: Any, step: tf.Tensor, epoch: tf.Tensor, place: tf.Tensor) -> Any:
         """One step on all replicas; cross-replica."""
+        self.traces.clear()  # a step that makes variables is traced twice
         total = batches.rows(batch)
         if not isinstance(self._strategy, tf.distribute.MirroredStrategy):
-            return self._merge([self._part_of_step(batch, StepContext(step, epoch, place, total, total, 1))])
+            return self._merge([self._part_of_step(batch, StepContext(step, epoch, place, total, total, 1), 0)])
         outcome = self._strategy.run(self._replica_step, (batch, total, step, epoch, place))
         leaves = [self._strategy.experimental_local_results(leaf) for leaf in tf.nest.flatten(outcome)]
         return self._merge([tf.nest.pack_sequence_as(outcome, each) for each in zip(*leaves, strict=True)])
@@ -162,12 +182,14 @@ class _Loop:
     def _replica_step(self, batch: Any, total: tf.Tensor, step: tf.Tensor, epoch: tf.Tensor, place: tf.Tensor) -> Any:
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         part, rows = batches.part(batch, replica, self._replicas) if self._replicas > 1 else (batch, total)
-        return self._part_of_step(part, StepContext(step, epoch, place, rows, total, self._replicas))
+        return self._part_of_step(part, StepContext(step, epoch, place, rows, total, self._replicas), replica)
 
-    def _part_of_step(self, part: Any, context: StepContext) -> Any:
+    def _part_of_step(self, part: Any, context: StepContext, replica: int) -> Any:
         around = self._around_batch_norm
         scope = guard.scope(self.phase.value, self.phase.policy, root=self._root, around_batch_norm=around)
-        with _within(context), scope:
+        keyed = random.keyed(seed=self._seed, phase=self.phase.value, place=context.place, replica=replica)
+        with _within(context), scope as opened, keyed:
+            self.traces.append(opened.trace)
             return self._finish(call_user(self._method, part, self.phase), part, context.rows)
 
     def _finish(self, returned: Any, part: Any, rows: tf.Tensor) -> Any:
@@ -227,6 +249,11 @@ class SummingLoop(_Loop):
         self._after_step = after_step
         self.names: list[str] = []
         self.updates_metrics = False
+
+    @property
+    def own_variables(self) -> list[tf.Variable]:
+        """The window."""
+        return [self.window]
 
     def run(self, iterator: Any, steps: int, epoch: int, first: int = 0) -> Ran:
         """Runs up to `steps` steps and adds their sums to the window.

@@ -5,9 +5,10 @@ The contract reads it to name the effects that it finds in a graph; the audit, t
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import tensorflow as tf
@@ -36,6 +37,7 @@ class LayerCall:
       graph: The graph that was being built; None for an eager call.
       start: How many ops the graph had before the call.
       stop: How many it had after it.
+      outputs: What it returned to the graph; None for an eager call, and for one that raised.
     """
 
     layer: Any
@@ -48,6 +50,7 @@ class LayerCall:
     graph: tf.Graph | None
     start: int = 0
     stop: int = 0
+    outputs: Any = None
 
 
 class Trace:
@@ -67,8 +70,15 @@ class Trace:
         self._paths: dict[int, str] = {}
         self._roots: list[Any] = []  # held, so that no id is given to another object
         self.calls: list[LayerCall] = []
+        self._by_graph: dict[int, tuple[list[int], list[LayerCall]]] = {}
+        self._sorted_calls = 0
         self.declared: list[tuple[tf.Graph, int, int]] = []
         self.unkeyed: list[str] = []
+
+    @property
+    def roots(self) -> list[Any]:
+        """The models, dicts of models and layers that the paths are counted from."""
+        return list(self._roots)
 
     def add_root(self, root: Any) -> None:
         """Counts the paths of a model's layers from the model, or from the dict of models."""
@@ -96,8 +106,23 @@ class Trace:
           graph: The graph of the op.
           index: Its place among `graph.get_operations()`.
         """
-        inside = [call for call in self.calls if call.graph is graph and call.start <= index < call.stop]
-        return max(inside, key=lambda call: call.start, default=None)
+        starts, calls = self._calls_by_graph().get(id(graph), ((), ()))
+        position = bisect.bisect_right(starts, index) - 1
+        call = calls[position] if position >= 0 else None
+        while call is not None and not (call.graph is graph and call.start <= index < call.stop):
+            call = call.parent
+        return call
+
+    def _calls_by_graph(self) -> dict[int, tuple[list[int], list[LayerCall]]]:
+        """Returns the calls made in each graph, in the order of their first ops, and these."""
+        if self._sorted_calls != len(self.calls):
+            self._by_graph = {}
+            for call in sorted(self.calls, key=lambda call: call.start):  # where two start together, the inner is later
+                starts, calls = self._by_graph.setdefault(id(call.graph), ([], []))
+                starts.append(call.start)
+                calls.append(call)
+            self._sorted_calls = len(self.calls)
+        return self._by_graph
 
     def is_declared(self, graph: tf.Graph, index: int) -> bool:
         """Returns whether an op was made by a draw through `trainloop.random`."""
@@ -116,6 +141,21 @@ class Trace:
 def op_count(graph: tf.Graph | None) -> int:
     """Returns how many ops a graph has; 0 for no graph."""
     return 0 if graph is None else graph.version
+
+
+def merged(traces: Sequence[Trace]) -> Trace:
+    """Returns the traces of one step on several replicas as one."""
+    if len(traces) == 1:
+        return traces[0]
+    whole = Trace()
+    for trace in traces:
+        whole.calls += trace.calls
+        whole.declared += trace.declared
+        whole.unkeyed += trace.unkeyed
+        whole.violations += trace.violations
+        for root in trace.roots:
+            whole.add_root(root)
+    return whole
 
 
 _traces: Ambient[Trace] = Ambient()

@@ -5,25 +5,29 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import types
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import tf_keras
 
-from trainloop import arguments, data, keras_hooks
+from trainloop import arguments, data, keras_hooks, monte_carlo
 from trainloop.agenda import Agenda, Pace, RunLength
 from trainloop.callback import Callback
 from trainloop.callbacks import Checkpointing, NonFiniteLossError, StopOnNaN
 from trainloop.evaluator import EVAL_EVERY, Data, run_all
 from trainloop.interrupts import Interrupts
 from trainloop.losses import LossSpec, Metrics
-from trainloop.phase import Phase
+from trainloop.monte_carlo import Sampling
+from trainloop.phase import Phase, check_phase
 from trainloop.position import Positioned
 from trainloop.reporting import ReportWindow
 from trainloop.results import History
 from trainloop.steps import Ran, SummingLoop
 from trainloop.triggers import AtEnd, Every, Moment, Trigger, counts_epochs
 from trainloop.user_code import noted
+from trainloop.verdicts import ContractReport
+from trainloop.violations import PhaseError
 
 _REPORT, _EVALUATE, _CALLBACKS = 0, 1, 2  # positions in a run's agenda
 
@@ -222,10 +226,41 @@ class Trainer(Positioned):
             with self._locked(), Interrupts() as interrupts:  # nothing was written before this line
                 self._check_own_workdir()
                 self._cut_logs()
+                if self.workdir is not None:
+                    self._contracts.write(self.workdir)
                 with self._fit_hooks(), self._in_phase(Phase.TRAIN, "fit"):
                     self._train(stream, total, Agenda(triggers, self.clock()), sets, interrupts)
         interrupts.act()
         return self.history
+
+    def contract(self, phase: Phase) -> ContractReport:
+        """Returns what the compiled step of a phase draws and writes, and whether the phase allows it.
+
+        It was proved before the step ran for the first time, and a violation was raised. A step that is not compiled
+        yet is compiled here, for batches like the last ones; nothing is run, and a violation is only in the report.
+
+        Args:
+          phase: The phase.
+
+        Raises:
+          TypeError: If `phase` is not a `Phase`.
+          ValueError: If no data were seen yet, or the phase does not apply to the model.
+        """
+        check_phase(phase, argument="contract: phase")
+        if not self._asked:
+            raise ValueError(
+                "contract: no data were seen yet, so there is no step to read; call fit, evaluate or predict before. "
+                "trainloop.contract(model, phase, inputs) needs no data"
+            )
+        try:
+            with self.strategy.scope():
+                loop = self._loop_like_the_last(phase)
+        except PhaseError as error:
+            report = self._contracts.reports.get(phase)
+            if report is None or report.violations != error.violations:  # the guard has objected before
+                report = ContractReport(phase, violations=error.violations)
+            return report
+        return loop.contract
 
     def replay(self, to_step: int) -> None:
         """Goes back to the newest checkpoint and makes the steps up to `to_step` again; nothing is reported or saved.
@@ -313,7 +348,10 @@ class Trainer(Positioned):
             self.history.add(self.step, self._evaluate(sets, None, EVAL_EVERY, "fit: eval_data"))
         for position in due:
             if position >= _CALLBACKS:
-                self.callbacks[position - _CALLBACKS].on_trigger(self)
+                callback, averaging = self.callbacks[position - _CALLBACKS], self._averaging()
+                if ended and isinstance(callback, Checkpointing) and averaging is not None:
+                    averaging.measure(self)  # so that the last checkpoint is whole
+                callback.on_trigger(self)
         if self._logged:
             logged, self._logged = self._logged, {}
             self._report(logged)
@@ -409,6 +447,23 @@ class Trainer(Positioned):
                     "with phase.call(self.model, x) in compute_loss or train_step"
                 )
         self._models_built = True  # a layer that the step never calls would else have it traced again in each fit
+
+    def _loop_like_the_last(self, phase: Phase) -> Any:
+        """Returns the loop of a phase for the data that it, or else any phase, has seen last."""
+        asked = self._asked.get(phase)
+        if asked is not None:
+            return self._loop(phase, asked, asked.argument, **asked.options)
+        *_, asked = self._asked.values()
+        if phase is not Phase.TRAIN:
+            sampling = Sampling(monte_carlo.SAMPLES) if phase is Phase.MC_PREDICT else None
+            gathers = phase in (Phase.PREDICT, Phase.MC_PREDICT)
+            return self._loop(phase, asked, asked.argument, may_end=True, sampling=sampling, gathers=gathers)
+        if not self.optimizers:
+            raise ValueError("contract: optimizer=None, so there is no training step; give the Trainer an optimizer")
+        stream: Any = types.SimpleNamespace(iterator=asked, may_end=True)
+        self._build_models(stream)
+        self._build_variables()
+        return self._training_loop(stream)
 
     def _training_loop(self, stream: data.Stream) -> SummingLoop:
         averaging = self._averaging()

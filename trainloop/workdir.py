@@ -181,6 +181,11 @@ class Workdir:
         if kept != old:
             _replace(path, kept)
 
+    @property
+    def is_locked(self) -> bool:
+        """Whether this object holds the lock."""
+        return self._lock_depth > 0
+
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Holds the workdir for writing; the directory is made where it does not exist.

@@ -6,7 +6,7 @@ import tensorflow as tf
 import tf_keras
 from tf_keras import layers
 
-from trainloop import Callback, Checkpointing, Every, Inference, Phase, WeightAveraging
+from trainloop import Callback, Checkpointing, Every, Inference, Phase, WeightAveraging, data
 
 EMA = 0.8
 
@@ -193,6 +193,142 @@ def test_a_variable_that_two_models_share_has_one_average():
     assert len(averaging.tracked["averages"]) == 2
 
 
+def normalized():
+    return tf_keras.Sequential([layers.Input([3]), layers.Dense(4), layers.BatchNormalization(), layers.Dense(1)])
+
+
+def statistics_with(model, weights, inputs):
+    """The mean and variance of what comes into the batch normalization of a model with other weights."""
+    hidden = inputs @ weights[0] + weights[1]
+    return hidden.mean(0), hidden.var(0)
+
+
+class Phases(Weights):
+    """Also keeps the names of the phases that were entered."""
+
+    def __init__(self):
+        super().__init__()
+        self.entered = []
+
+    def on_phase_begin(self, trainer, phase):
+        self.entered.append(phase.value)
+
+
+@pytest.mark.parametrize("how", [{"ema": EMA}, {"swa": Every(steps=2)}], ids=["ema", "swa"])
+def test_averaged_weights_have_statistics_of_their_own(make_trainer, pairs, inputs, how):
+    seen = Phases()
+    whole = data.from_arrays(inputs, batch_size=len(inputs))
+    trainer = make_trainer(seen, WeightAveraging(**how, bn_data=whole), model=normalized())
+    trainer.fit(pairs, epochs=2, eval_data=pairs)
+    raw = trainer.model.get_weights()
+    trainer.predict(pairs)
+    assert seen.entered.count("eval") == 2
+    assert seen.entered.count("update_bn") in (2, 3)  # swa takes the last weights in after the last evaluation
+    for weights in seen.in_phase:
+        mean, variance = statistics_with(trainer.model, weights, inputs)
+        np.testing.assert_allclose(weights[4], mean, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(weights[5], variance, rtol=1e-4)
+    assert_equal(trainer.model.get_weights(), raw)
+    assert not np.allclose(raw[4], seen.in_phase[-1][4], rtol=1e-2)
+
+
+def test_training_never_sees_these_statistics(make_trainer, pairs):
+    plain, averaged = Weights(), Weights()
+    tf_keras.utils.set_random_seed(1)
+    make_trainer(plain, model=normalized()).fit(pairs, epochs=2)
+    tf_keras.utils.set_random_seed(1)
+    averaging = WeightAveraging(ema=EMA, bn_data=pairs)
+    make_trainer(averaging, averaged, model=normalized()).fit(pairs, epochs=2, eval_data=pairs)
+    for ours, theirs in zip(averaged.after_step, plain.after_step, strict=True):
+        assert_equal(ours, theirs)
+
+
+def test_each_replica_gets_its_own_statistics_back(two_replicas, make_trainer, pairs):
+    with two_replicas.scope():
+        model = normalized()
+    trainer = make_trainer(WeightAveraging(ema=EMA, bn_data=pairs), model=model)
+    trainer.fit(pairs, steps=4)
+    parts = model.layers[1].moving_mean.values
+    before = [part.numpy() for part in parts]
+    assert not np.array_equal(*before)
+    trainer.evaluate(pairs)
+    assert_equal([part.numpy() for part in parts], before)
+
+
+def test_they_are_measured_anew_only_when_the_averages_have_moved(make_trainer, pairs):
+    seen = Phases()
+    trainer = make_trainer(seen, WeightAveraging(ema=EMA, bn_data=pairs), model=normalized())
+    trainer.fit(pairs, steps=4)
+    trainer.evaluate(pairs)
+    trainer.predict(pairs)
+    assert seen.entered == ["train", "eval", "update_bn", "predict"]
+    trainer.fit(pairs, steps=5)
+    trainer.evaluate(pairs)
+    assert seen.entered[4:] == ["train", "eval", "update_bn"]
+
+
+@pytest.mark.parametrize("bn_data", [True, False])
+def test_the_last_checkpoint_holds_them(make_trainer, pairs, tmp_path, bn_data):
+    def make(*callbacks):
+        averaging = WeightAveraging(ema=EMA, bn_data=pairs if bn_data else None)
+        return make_trainer(*callbacks, averaging, Checkpointing(), model=normalized(), workdir=tmp_path)
+
+    trained = make()
+    trained.fit(pairs, steps=5)
+    if not bn_data:
+        trained.update_bn(pairs)
+    seen = Phases()
+    restored = make(seen)
+    restored.restore_or_initialize()
+    same = np.array_equal(restored.predict(pairs), trained.predict(pairs))
+    assert (same, seen.entered) == (bn_data, ["predict"])
+
+
+def test_update_bn_by_hand_serves_the_averages_until_training_goes_on(make_trainer, pairs, inputs):
+    seen = Weights()
+    trainer = make_trainer(seen, WeightAveraging(ema=EMA), model=normalized())
+    trainer.fit(pairs, steps=5)
+    raw = trainer.model.get_weights()
+    trainer.update_bn(data.from_arrays(inputs, batch_size=len(inputs)))
+    assert_equal(trainer.model.get_weights(), raw)
+    trainer.predict(pairs)
+    mean, _ = statistics_with(trainer.model, seen.in_phase[-1], inputs)
+    np.testing.assert_allclose(seen.in_phase[-1][4], mean, rtol=1e-4, atol=1e-5)
+    trainer.fit(pairs, steps=6)
+    trainer.predict(pairs)
+    assert_equal(seen.in_phase[-1][4:6], trainer.model.get_weights()[4:6])
+
+
+def test_a_measurement_that_fails_counts_for_nothing(make_trainer, pairs, inputs):
+    fails = [True]
+
+    def batches():
+        yield inputs[:2]
+        if fails:
+            raise ZeroDivisionError
+
+    source = tf.data.Dataset.from_generator(batches, output_signature=tf.TensorSpec([None, 3]))
+    seen = Phases()
+    trainer = make_trainer(seen, WeightAveraging(ema=EMA, bn_data=source), model=normalized())
+    trainer.fit(pairs, steps=5)
+    raw = trainer.model.get_weights()
+    with pytest.raises(tf.errors.OpError, match="ZeroDivisionError"):
+        trainer.predict(pairs)
+    assert_equal(trainer.model.get_weights(), raw)
+    fails.clear()
+    trainer.predict(pairs)
+    mean, _ = statistics_with(trainer.model, seen.in_phase[-1], inputs[:2])
+    np.testing.assert_allclose(seen.in_phase[-1][4], mean, rtol=1e-4, atol=1e-5)
+    assert_equal(trainer.model.get_weights(), raw)
+
+
+def test_data_for_batch_norm_without_batch_norm_are_refused_before_the_first_step(make_trainer, pairs):
+    trainer = make_trainer(WeightAveraging(ema=EMA, bn_data=pairs))
+    with pytest.raises(ValueError, match=r"WeightAveraging: bn_data= is there to measure .*but the model has none"):
+        trainer.fit(pairs, steps=5)
+    assert trainer.step == 0
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
@@ -201,7 +337,7 @@ def test_a_variable_that_two_models_share_has_one_average():
         ({"ema": 1.0}, ValueError, "ema=1.0 must be a number between 0 and 1"),
         ({"ema": 0}, ValueError, "ema=0 must be a number between 0 and 1"),
         ({"swa": 10}, TypeError, r"WeightAveraging: swa=10 is not a trigger.*Every\(steps=10\)"),
-        ({"ema": 0.9, "bn_data": "data"}, NotImplementedError, "bn_data= needs Phase.UPDATE_BN"),
+        ({"ema": 0.9, "bn_data": "data"}, TypeError, "WeightAveraging: bn_data= is a str; pass trainloop.data"),
     ],
 )
 def test_bad_arguments(options, error, message):

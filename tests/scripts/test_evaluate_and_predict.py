@@ -7,7 +7,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from trainloop import MCPrediction, Phase
+from trainloop.launch import save_predictions
 from trainloop.tasks import digits
 from trainloop.workdir import Workdir
 
@@ -50,3 +53,28 @@ def test_evaluate_and_predict_a_run_of_60_steps(tmp_path):
     assert predicted.stdout == "out/here: outputs float32 [128, 10], the eval set at step 60\n"
     with np.load(tmp_path / "out" / "here") as file:
         np.testing.assert_allclose(file["outputs"], task.trainer.predict(task.eval_data)[:128], atol=1e-5)
+
+    sampled = launch(tmp_path, "predict.py", "--set=eval", "--output=sampled", "--steps=2", "--samples=4")
+    assert sampled.stdout == "sampled: mean float32 [128, 10], std float32 [128, 10], the eval set at step 60\n"
+    wanted = task.trainer.predict(task.eval_data, phase=Phase.MC_PREDICT, samples=4, steps=2)
+    with np.load(tmp_path / "sampled") as file:
+        np.testing.assert_allclose(file["std"], wanted.std, atol=1e-5)
+
+    scored = launch(tmp_path, "evaluate.py", "--json", "--steps=2", "--samples=4")
+    scores = task.trainer.evaluate(task.eval_data, phase=Phase.MC_PREDICT, samples=4, steps=2)
+    assert json.loads(scored.stdout)["scores"]["eval"] == pytest.approx(scores, rel=1e-4)
+    refused = launch(tmp_path, "evaluate.py", "--samples=0")
+    assert refused.returncode != 0
+    assert "--samples" in refused.stderr
+
+
+def test_samples_are_saved_field_by_field(tmp_path):
+    rows = {"class": np.zeros([2, 3]), "box": np.zeros([2, 4])}
+    entropies = ({"class": np.zeros([2]), "box": None}, {"class": np.zeros([2]), "box": None})
+    save_predictions(tmp_path / "found.npz", MCPrediction(rows, rows, None, entropies))
+    with np.load(tmp_path / "found.npz") as file:
+        names = {"mean_class", "mean_box", "std_class", "std_box"}
+        assert set(file) == names | {"predictive_entropy_class", "mutual_information_class"}
+    save_predictions(tmp_path / "plain.npz", MCPrediction(np.zeros([2]), np.zeros([2]), np.zeros([5, 2])))
+    with np.load(tmp_path / "plain.npz") as file:
+        assert {name: file[name].shape for name in file} == {"mean": (2,), "std": (2,), "samples": (5, 2)}

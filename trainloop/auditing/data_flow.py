@@ -1,27 +1,71 @@
 """What comes before what in a traced model, read off the graph: from a tensor back to the layers that it depends on.
 
 The order in which layers are listed, or called, says nothing about which feeds which. The ops do, and each is known to
-be of one layer call (see `tracing.py`). Where an op is met whose effect on its input's variance is unknown, the way ends.
+be of one layer call (see `tracing.py`). Where an op is met of which nothing is known, the way ends.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import tensorflow as tf
 
 from trainloop.tracing import LayerCall, Trace
 
 _PASSING = frozenset(
-    "BatchToSpaceND BiasAdd Cast EnsureShape ExpandDims Identity MirrorPad Pad PadV2 Reshape Slice Snapshot "
-    "SpaceToBatchND Split SplitV Squeeze StopGradient StridedSlice Transpose Unpack".split()
+    [
+        "BatchToSpaceND",
+        "BiasAdd",
+        "Cast",
+        "EnsureShape",
+        "ExpandDims",
+        "Identity",
+        "MirrorPad",
+        "Pad",
+        "PadV2",
+        "Reshape",
+        "Slice",
+        "Snapshot",
+        "SpaceToBatchND",
+        "Split",
+        "SplitV",
+        "Squeeze",
+        "StopGradient",
+        "StridedSlice",
+        "Transpose",
+        "Unpack",
+    ]
 )
-_LINEAR = frozenset("BatchMatMulV2 Conv2D Conv2DBackpropInput Conv3D DepthwiseConv2dNative Einsum MatMul".split())
-_JOINING = frozenset("Add AddN AddV2 ConcatV2 Maximum Minimum Mul Pack Sub".split())
+_LINEAR = frozenset(
+    ["BatchMatMulV2", "Conv2D", "Conv2DBackpropInput", "Conv3D", "DepthwiseConv2dNative", "Einsum", "MatMul"]
+)
+_JOINING = frozenset(["Add", "AddN", "AddV2", "ConcatV2", "Maximum", "Minimum", "Mul", "Pack", "Sub"])
 _BENDING = frozenset(
-    "AvgPool AvgPool3D Elu Erf Erfc Exp IdentityN LeakyRelu Max MaxPool MaxPool3D Mean Relu Relu6 Selu Sigmoid Softmax "
-    "Softplus Softsign Square Sum Tanh".split()
+    [
+        "AvgPool",
+        "AvgPool3D",
+        "Elu",
+        "Erf",
+        "Erfc",
+        "Exp",
+        "IdentityN",
+        "LeakyRelu",
+        "Max",
+        "MaxPool",
+        "MaxPool3D",
+        "Mean",
+        "Relu",
+        "Relu6",
+        "Selu",
+        "Sigmoid",
+        "Softmax",
+        "Softplus",
+        "Softsign",
+        "Square",
+        "Sum",
+        "Tanh",
+    ]
 )
 _RECTIFYING = frozenset({"Relu", "Relu6"})
 _ON_THE_WAY_OUT = _PASSING | {"Sigmoid", "Softmax", "Softplus", "Tanh", "Relu", "LogSoftmax"}
@@ -52,34 +96,23 @@ class Flow:
 
     def __init__(self, trace: Trace, graph: tf.Graph):
         self.operations: list[tf.Operation] = graph.get_operations()
+        self._trace, self._graph = trace, graph
         self.calls = [call for call in trace.calls if call.graph is graph]
         self._place = {op.name: place for place, op in enumerate(self.operations)}
-        self._owner = _owners(self.calls, len(self.operations))
         self._carries_data = self._find_data()
 
     def owner(self, op: tf.Operation) -> LayerCall | None:
         """Returns the innermost layer call that made an op, or None."""
-        return self._owner[self._place[op.name]]
+        return self._trace.owner(self._graph, self._place[op.name])
 
     def inputs_of(self, call: LayerCall) -> list[tf.Tensor]:
-        """Returns the floating-point tensors that a layer call took from outside and that depend on the model's inputs."""
+        """Returns the floating-point tensors that a layer call took and that depend on the model's inputs."""
         found: dict[str, tf.Tensor] = {}
         for op in self.operations[call.start : call.stop]:
             for tensor in op.inputs:
                 if self._place[tensor.op.name] < call.start and self._is_data(tensor) and tensor.dtype.is_floating:
                     found[tensor.name] = tensor
         return list(found.values())
-
-    def outputs_of(self, call: LayerCall, kept: Iterable[tf.Tensor]) -> list[tf.Tensor]:
-        """Returns the floating-point tensors of a layer call that are used after it.
-
-        Args:
-          call: The call.
-          kept: What the model returns; it counts as used.
-        """
-        used = {tensor.name for op in self.operations[call.stop :] for tensor in op.inputs} | {t.name for t in kept}
-        made = [tensor for op in self.operations[call.start : call.stop] for tensor in op.outputs]
-        return [t for t in made if t.name in used and t.dtype.is_floating and self._is_data(t)]
 
     def ways_to(self, tensor: tf.Tensor, families: frozenset[str], until: frozenset[str]) -> list[Way]:
         """Returns how the layers of some families come to a tensor, the plainest way from each.
@@ -132,24 +165,19 @@ class Flow:
         return tensor.op.type in _RECTIFYING
 
     def _find_data(self) -> list[bool]:
-        """For each op, whether it depends on an input of the graph that is no variable."""
+        """For each op, whether it depends on an input of the graph that is no variable and no constant."""
+        captures = getattr(self._graph, "captures", ())  # of a function's graph
+        constants = {inside.op.name for outside, inside in captures if not hasattr(outside, "op")}
         found: list[bool] = []
         for op in self.operations:
             if op.type == "Placeholder":
-                found.append(op.outputs[0].dtype != tf.resource)
+                found.append(op.outputs[0].dtype != tf.resource and op.name not in constants)
             else:
                 found.append(any(found[self._place[tensor.op.name]] for tensor in op.inputs))
         return found
 
     def _is_data(self, tensor: tf.Tensor) -> bool:
         return self._carries_data[self._place[tensor.op.name]]
-
-
-def _owners(calls: list[LayerCall], count: int) -> list[LayerCall | None]:
-    owners: list[LayerCall | None] = [None] * count
-    for call in calls:  # in the order in which they began, so that those inside come later
-        owners[call.start : call.stop] = [call] * (call.stop - call.start)
-    return owners
 
 
 def _outwards(call: LayerCall | None) -> Iterator[LayerCall]:

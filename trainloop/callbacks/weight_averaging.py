@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import tensorflow as tf
 
 from trainloop import arguments
 from trainloop.callback import Callback
+from trainloop.data import ArrayData, check_data
 from trainloop.phase import Phase
 from trainloop.triggers import Trigger
 
@@ -25,9 +27,12 @@ class WeightAveraging(Callback):
     count, however short the run is. Stochastic weight averaging takes the plain mean of the weights at the moments of a
     trigger. The averages are part of every checkpoint.
 
-    Only trainable weights have an average. The moving statistics of batch normalization stay those of the raw weights,
-    and they do not fit averaged ones: they are measured on what the layers put out, and the mean of such measurements
-    is not what the mean of the weights would put out. They have to be measured again with the averaged weights.
+    Only trainable weights have an average. The moving statistics of batch normalization do not fit averaged weights:
+    they are measured on what the layers put out, and the mean of such measurements is not what the mean of the weights
+    would put out. With `bn_data` they are measured with the averaged weights (`trainer.update_bn`) before each use of
+    averages that have moved since, so before each evaluation in `fit`, and before the checkpoint at the end. They are
+    kept beside those of the raw weights, with which training goes on. Without `bn_data` the averaged weights use the
+    statistics of the raw ones, unless `trainer.update_bn` is called and until training goes on.
 
     The weights are exchanged in this callback's own hooks, so callbacks that are listed after it see the raw weights
     again in their `on_phase_end`.
@@ -35,12 +40,13 @@ class WeightAveraging(Callback):
     Args:
       ema: The decay of an exponential moving average, between 0 and 1; 0.999 looks back about 1000 steps.
       swa: When to take the weights into a plain mean.
-      bn_data: Data to measure batch normalization's statistics on when `fit` ends.
+      bn_data: Data to measure batch normalization's statistics on. A few thousand rows of the training data will do:
+        `from_arrays` data of these, or `dataset.take(50)`.
 
     Raises:
-      TypeError: If `swa` is not a trigger.
-      ValueError: If not exactly one of `ema` and `swa` is given, or `ema` is not between 0 and 1.
-      NotImplementedError: If `bn_data` is given: `Phase.UPDATE_BN` is not served yet.
+      TypeError: If `swa` is not a trigger, or `bn_data` is not data.
+      ValueError: If not exactly one of `ema` and `swa` is given, or `ema` is not between 0 and 1; when `fit` begins, if
+        `bn_data` is given for a model without batch normalization.
 
     References:
       Polyak and Juditsky, Acceleration of Stochastic Approximation by Averaging, 1992.
@@ -52,36 +58,52 @@ class WeightAveraging(Callback):
       >>> plain = WeightAveraging(swa=Every(epochs=1))
     """
 
-    def __init__(self, *, ema: float | None = None, swa: Trigger | None = None, bn_data: Any = None):
+    def __init__(
+        self,
+        *,
+        ema: float | None = None,
+        swa: Trigger | None = None,
+        bn_data: ArrayData | tf.data.Dataset | None = None,
+    ):
         if (ema is None) == (swa is None):
             raise ValueError(f"WeightAveraging takes exactly one of ema= and swa=; given: ema={ema!r}, swa={swa!r}")
         if ema is not None and not (isinstance(ema, float) and 0.0 < ema < 1.0):
             raise ValueError(f"WeightAveraging: ema={ema!r} must be a number between 0 and 1, like 0.999")
         if bn_data is not None:
-            raise NotImplementedError(
-                "WeightAveraging: bn_data= needs Phase.UPDATE_BN, which the Trainer does not serve yet; leave it out, "
-                "and average only models without batch normalization until it does"
-            )
+            check_data(bn_data, "WeightAveraging: bn_data")
         self.ema = ema
+        self.bn_data = bn_data
         self.trigger = arguments.check_trigger(swa, "WeightAveraging: swa")
         self.tracked: dict[str, Any] = {}
         self._pairs: list[tuple[tf.Variable, tf.Variable]] = []
+        self._statistics: list[tuple[tf.Variable, tf.Variable]] = []
         self._count: tf.Variable | None = None
+        self._measured_at: tf.Variable | None = None
         self._depth = 0
         self._swapped = False
 
-    def build(self, variables: Sequence[tf.Variable]) -> None:
+    def build(self, variables: Sequence[tf.Variable], statistics: Sequence[tf.Variable] = ()) -> None:
         """Makes the averages, under the current strategy; called by the Trainer once all variables exist.
 
         Args:
           variables: What to average. A variable that stands here twice has one average.
+          statistics: The moving statistics of batch normalization.
         """
         if self._count is not None:
             return
+        if self.bn_data is not None and not statistics:
+            raise ValueError(
+                "WeightAveraging: bn_data= is there to measure the statistics of batch normalization on, but the model "
+                "has none; leave it out"
+            )
         self._count = tf.Variable(0, dtype=tf.int64, trainable=False, name="averaged")
         distinct = {id(variable): variable for variable in variables}.values()
         self._pairs = [(v, tf.Variable(v.read_value(), trainable=False, name="average")) for v in distinct]
         self.tracked = {"count": self._count, "averages": [average for _, average in self._pairs]}
+        if statistics:
+            self._measured_at = tf.Variable(0, dtype=tf.int64, trainable=False, name="measured_at")
+            self._statistics = [(variable, _beside(variable)) for variable in statistics]
+            self.tracked |= {"measured_at": self._measured_at, "statistics": [own for _, own in self._statistics]}
 
     def update(self) -> None:
         """Takes the weights into the moving average; called in the graph after each step, in cross-replica context."""
@@ -89,6 +111,14 @@ class WeightAveraging(Callback):
             return
         count = tf.cast(self._count.assign_add(1), tf.float64)
         self._take_in(-math.expm1(math.log(self.ema)) / -tf.math.expm1(count * math.log(self.ema)))
+
+    def measure(self, trainer: Trainer) -> None:
+        """Measures the statistics of the averages on `bn_data`, unless they have not moved since that was done.
+
+        Called by the Trainer at the end of `fit`, before it saves.
+        """
+        if self.bn_data is not None and self._has_averages() and not self._is_measured():
+            trainer.update_bn(self.bn_data)
 
     def on_trigger(self, trainer: Trainer) -> None:
         if self._count is not None:
@@ -98,17 +128,28 @@ class WeightAveraging(Callback):
         if phase is Phase.TRAIN:
             return
         self._depth += 1
-        if self._depth == 1 and self._count is not None and self._count.numpy() > 0:
-            self._swap()
+        if self._depth == 1 and self._has_averages():
+            self._swap_in()
             self._swapped = True
+            if phase is not Phase.UPDATE_BN:
+                self.measure(trainer)
 
     def on_phase_end(self, trainer: Trainer, phase: Phase, metrics: Mapping[str, Any]) -> None:
         if phase is Phase.TRAIN:
             return
         self._depth -= 1
+        if phase is Phase.UPDATE_BN and self._swapped and self._measured_at is not None and sys.exception() is None:
+            self._measured_at.assign(self._count)
         if self._depth == 0 and self._swapped:
             self._swapped = False
-            self._swap()
+            self._swap_out()
+
+    def _has_averages(self) -> bool:
+        return self._count is not None and self._count.numpy() > 0
+
+    def _is_measured(self) -> bool:
+        """Returns whether the averages have statistics of their own, measured since they last moved."""
+        return self._measured_at is not None and bool(self._measured_at == self._count)
 
     def _take_in(self, share: tf.Tensor) -> None:
         def move(average: tf.Variable, weights: tf.Variable) -> None:
@@ -118,8 +159,38 @@ class WeightAveraging(Callback):
         for variable, average in self._pairs:
             extended.update(average, move, args=(variable,))
 
-    def _swap(self) -> None:
-        for variable, average in self._pairs:
-            raw = variable.read_value()
-            variable.assign(average.read_value())
-            average.assign(raw)
+    def _swap_in(self) -> None:
+        """Puts the averages in the place of the raw weights, and their statistics where they have any."""
+        if not self._is_measured():
+            for raw, own in _copies(self._statistics):
+                own.assign(raw.read_value())
+        _exchange(self._pairs)
+        _exchange(_copies(self._statistics))
+
+    def _swap_out(self) -> None:
+        _exchange(self._pairs)
+        _exchange(_copies(self._statistics))
+
+
+def _exchange(pairs: Sequence[tuple[tf.Variable, tf.Variable]]) -> None:
+    for variable, other in pairs:
+        value = variable.read_value()
+        variable.assign(other.read_value())
+        other.assign(value)
+
+
+def _beside(statistic: tf.Variable) -> tf.Variable:
+    """Returns a variable like one of batch normalization's statistics, of which each replica may have its own."""
+    return tf.Variable(
+        statistic.read_value(),
+        trainable=False,
+        synchronization=statistic.synchronization,
+        aggregation=statistic.aggregation,
+        name="statistic",
+    )
+
+
+def _copies(pairs: Sequence[tuple[tf.Variable, tf.Variable]]) -> list[tuple[tf.Variable, tf.Variable]]:
+    """Returns pairs of the replicas' own variables: read all together, what they hold would be averaged."""
+    local = tf.distribute.get_strategy().experimental_local_results
+    return [each for pair in pairs for each in zip(*map(local, pair), strict=True)]

@@ -29,6 +29,6 @@ everything on the command line has been found good.
 from trainloop.launch.errors import LaunchError
 from trainloop.launch.predictions import save_predictions
 from trainloop.launch.program import run
-from trainloop.launch.task import Task, build, restore
+from trainloop.launch.task import Task, build, find, restore
 
-__all__ = ["LaunchError", "Task", "build", "restore", "run", "save_predictions"]
+__all__ = ["LaunchError", "Task", "build", "find", "restore", "run", "save_predictions"]

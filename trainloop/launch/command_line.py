@@ -20,11 +20,12 @@ REFUSED = 2  # The exit status of a program that found its command line wrong.
 _COLUMN = 34
 
 
-def define(read_only: bool) -> None:
+def define(read_only: bool, without_workdir: bool = False) -> None:
     """Defines the common flags, once a process.
 
     Args:
       read_only: Whether the program reads a run instead of making one; it then takes no flag that only writing needs.
+      without_workdir: Whether the program neither makes nor reads a run.
     """
     if "config" in flags.FLAGS:
         return
@@ -34,9 +35,11 @@ def define(read_only: bool) -> None:
         + ("; without it, what the workdir recorded" if read_only else ", such as configs/digits.py"),
     )
     flags.FLAGS["config"].parser = ConfigFileParser()
-    flags.DEFINE_string("workdir", None, "directory of the run: checkpoints, metrics, config.json")
     flags.DEFINE_enum("strategy", "none", STRATEGIES, "how replicas share the work")
     flags.DEFINE_bool("verbose_tf", False, "let TensorFlow tell of its start-up")
+    if without_workdir:
+        return
+    flags.DEFINE_string("workdir", None, "directory of the run: checkpoints, metrics, config.json")
     if read_only:
         flags.DEFINE_integer("steps", None, "use only the first N batches of a data set", lower_bound=1)
         flags.DEFINE_string("checkpoint", "latest", "which one to restore: latest, best, or its step")
@@ -104,8 +107,9 @@ def _without_noise(error: Exception) -> str:
 
 def _help(program: str) -> str:
     command = f"{sys.orig_argv[0]} {os.path.relpath(program)}"
-    needed = "--workdir=DIR" if "checkpoint" in flags.FLAGS else "--config=FILE --workdir=DIR"
-    lines = [sys.modules["__main__"].__doc__ or "", "", f"usage: {command} {needed} [flags]"]
+    needed = "--workdir=DIR " if "checkpoint" in flags.FLAGS else "--config=FILE --workdir=DIR "
+    lines = [sys.modules["__main__"].__doc__ or "", ""]
+    lines += [f"usage: {command} {needed if 'workdir' in flags.FLAGS else ''}[flags]"]
     lines += ["", "what to run, and where", *_entries("config")]
     lines += _entry("config.KEY=VALUE", "override one key of the config, as in --config.learning_rate=3e-4")
     lines += _entries("workdir", "checkpoint", "steps", "strategy")

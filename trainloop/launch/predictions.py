@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:  # importing it takes TensorFlow along, which programs do only when their flags are checked
+    from trainloop.results import MCPrediction
 
 
 def save_predictions(path: str | os.PathLike[str], outputs: Any) -> str:
@@ -16,7 +19,8 @@ def save_predictions(path: str | os.PathLike[str], outputs: Any) -> str:
     Args:
       path: The file; its directory is made where it does not exist.
       outputs: What `Trainer.predict` returned: an array (saved under the name `outputs`), a dict of arrays (saved under
-        their names), or a tuple or list of arrays (saved as `outputs_0`, `outputs_1` and so on).
+        their names), or a tuple or list of arrays (saved as `outputs_0`, `outputs_1` and so on). An `MCPrediction` is
+        saved field by field: `mean`, `std`, and what else it holds; `mean_<name>` where there are several outputs.
 
     Returns:
       What the file holds, in a line.
@@ -26,14 +30,29 @@ def save_predictions(path: str | os.PathLike[str], outputs: Any) -> str:
       >>> save_predictions(f"{tempfile.mkdtemp()}/predictions.npz", {"class": np.zeros([3, 10], np.float32)})
       'class float32 [3, 10]'
     """
-    if isinstance(outputs, Mapping):
-        arrays = {str(name): np.asarray(value) for name, value in outputs.items()}
-    elif isinstance(outputs, list | tuple):
-        arrays = {f"outputs_{number}": np.asarray(value) for number, value in enumerate(outputs)}
-    else:
-        arrays = {"outputs": np.asarray(outputs)}
+    arrays = _of_samples(outputs) if hasattr(outputs, "entropies") else _named(outputs, "outputs")
     pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
     with open(path, "wb") as file:  # A name would get ".npz" appended.
         np.savez(file, allow_pickle=False, **arrays)
     shown = [f"{name} {array.dtype} {list(array.shape)}" for name, array in arrays.items()]
     return ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")
+
+
+def _named(outputs: Any, name: str, prefix: str = "") -> dict[str, np.ndarray]:
+    if isinstance(outputs, Mapping):
+        return {f"{prefix}{key}": np.asarray(value) for key, value in outputs.items() if value is not None}
+    if isinstance(outputs, list | tuple):
+        return {f"{name}_{number}": np.asarray(each) for number, each in enumerate(outputs) if each is not None}
+    return {} if outputs is None else {name: np.asarray(outputs)}
+
+
+def _of_samples(prediction: MCPrediction) -> dict[str, np.ndarray]:
+    entropy, information = prediction.entropies
+    fields = {
+        "mean": prediction.mean,
+        "std": prediction.std,
+        "samples": prediction.samples,
+        "predictive_entropy": entropy,
+        "mutual_information": information,
+    }
+    return {name: array for field, value in fields.items() for name, array in _named(value, field, f"{field}_").items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
 import tempfile
@@ -25,7 +26,7 @@ INTERRUPTED = 130  # What a shell reports for a program that Ctrl-C ended,
 TERMINATED = 143  # and for one that SIGTERM did.
 
 
-def run(main: Main, *, read_only: bool = False) -> NoReturn:
+def run(main: Main, *, read_only: bool = False, without_workdir: bool = False) -> NoReturn:
     """Parses the command line and calls `main(config, workdir)`, inside the strategy, with precision and seeds set.
 
     Everything the command line says is checked before TensorFlow is imported and before anything is written. The config
@@ -37,18 +38,25 @@ def run(main: Main, *, read_only: bool = False) -> NoReturn:
       main: Called with the locked `ConfigDict` and the workdir's path. What it returns is the exit status.
       read_only: Whether `main` only reads a run: the workdir must hold one, `--config` may be left out and is then the
         recorded one, nothing is recorded, and `--steps` bounds the passes over the data.
+      without_workdir: Whether `main` neither makes nor reads a run: there is no `--workdir`, `main` gets a throw-away
+        one, and without `--config` an empty config.
 
     Raises:
       SystemExit: Always: 0 where `main` returns None, 2 where the command line is wrong or the workdir is in use, 130
         after Ctrl-C, 143 after SIGTERM.
     """
-    command_line.define(read_only)
-    app.run(lambda argv: _start(main, read_only), flags_parser=command_line.parse)
+    command_line.define(read_only, without_workdir)
+    start = functools.partial(_start, read_only=read_only, without_workdir=without_workdir)
+    app.run(lambda argv: start(main), flags_parser=command_line.parse)
     raise AssertionError("absl.app.run returned")
 
 
-def _start(main: Main, read_only: bool) -> Any:
+def _start(main: Main, *, read_only: bool, without_workdir: bool) -> Any:
     try:
+        if without_workdir:
+            config = _checked(flags.FLAGS.config or config_dict.ConfigDict())
+            with tempfile.TemporaryDirectory(prefix="trainloop-") as directory, _prepared(config):
+                return main(config, directory)
         if flags.FLAGS.config is None and not read_only:
             raise LaunchError(
                 "--config is missing: a Python file with get_config(), for example --config=configs/digits.py"
@@ -97,6 +105,10 @@ def _config(workdir: Workdir | None, read_only: bool) -> config_dict.ConfigDict:
             config.steps = flags.FLAGS.steps
             if "epochs" in config:
                 del config.epochs
+    return _checked(config)
+
+
+def _checked(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
     if config.get("precision", PRECISIONS[0]) not in PRECISIONS:
         raise LaunchError(f"config.precision={config.precision!r}: expected one of {', '.join(PRECISIONS)}")
     seed = config.get("seed", 0)

@@ -82,11 +82,9 @@ def build(config: config_dict.ConfigDict, workdir: str) -> Task:
     """
     keywords = to_plain(config)
     name = keywords.get("task")
-    if not isinstance(name, str) or name.count(":") != 1:
-        raise LaunchError(f"config.task={name!r}: expected 'package.module:function'")
-    function = _resolve(name)
+    function = find(name, "config.task")
     keywords = {key: value for key, value in keywords.items() if key not in LAUNCH_KEYS}
-    _check_keywords(function, keywords, name)
+    _check_keywords(function, keywords, str(name))
     task = function(**keywords, workdir=workdir)
     if not isinstance(task, Task):
         raise TypeError(f"config.task={name!r} returned {task!r}; expected a trainloop.launch.Task")
@@ -113,7 +111,18 @@ def restore(task: Task) -> int:
     return task.trainer.step
 
 
-def _resolve(name: str) -> Callable[..., Any]:
+def find(name: Any, argument: str) -> Callable[..., Any]:
+    """Imports the function, or other callable, that a name stands for.
+
+    Args:
+      name: `"package.module:function"`.
+      argument: Where the user gave it, for messages.
+
+    Raises:
+      LaunchError: If it is no such name, or nothing callable has it.
+    """
+    if not isinstance(name, str) or name.count(":") != 1:
+        raise LaunchError(f"{argument}={name!r}: expected 'package.module:function'")
     module_name, function_name = name.split(":")
     try:
         module = importlib.import_module(module_name)
@@ -121,7 +130,7 @@ def _resolve(name: str) -> Callable[..., Any]:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise  # Found, but something that it imports is missing.
         raise LaunchError(
-            f"config.task={name!r}: there is no module {error.name!r} here; install its package, or put its "
+            f"{argument}={name!r}: there is no module {error.name!r} here; install its package, or put its "
             "directory on PYTHONPATH"
         ) from None
     function = getattr(module, function_name, None)
@@ -129,7 +138,7 @@ def _resolve(name: str) -> Callable[..., Any]:
         callables = [key for key, value in vars(module).items() if callable(value)]
         near = difflib.get_close_matches(function_name, callables, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise LaunchError(f"config.task={name!r}: {module_name} has no function {function_name!r}{hint}")
+        raise LaunchError(f"{argument}={name!r}: {module_name} has no function {function_name!r}{hint}")
     return function
 
 

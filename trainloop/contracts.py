@@ -1,0 +1,105 @@
+"""`contract`: the verdict on any function, with no Trainer."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import tensorflow as tf
+import tf_keras
+
+from trainloop import tracing
+from trainloop.effects import GraphEffects, read_effects
+from trainloop.phase import Phase, check_phase
+from trainloop.tracing import Trace
+from trainloop.user_code import call_user, own_exceptions
+from trainloop.variables import Variables, handles, unpacked, variables_held_by
+from trainloop.verdicts import ContractReport, Surroundings, judge
+from trainloop.violations import PhaseError
+
+
+def contract(fn: Callable[..., Any], phase: Phase, *args: Any) -> ContractReport:
+    """Traces a function in a phase, and tells what it would draw and write, and whether the phase allows it.
+
+    Nothing of the function is run. What it violates is in the report; no `PhaseError` is raised.
+
+    Args:
+      fn: A model or layer, a method of one (`vae.decode`), a function that calls some, or a `tf.function`, which is
+        traced anew.
+      phase: The phase to trace it in. Where the function calls `Phase.TRAIN.call` or the like itself, that holds.
+      *args: Its arguments: tensors, arrays, or `tf.TensorSpec`s in the place of tensors; nests of them.
+
+    Returns:
+      The report; its `verdict` is `"holds"`, `"violated"` or `"not proved"`.
+
+    Raises:
+      TypeError: If `fn` is not callable, or `phase` is not a `Phase`.
+      ValueError: If a waiver of a model that is called matches nothing that is there.
+
+    Example:
+      >>> import tensorflow as tf, tf_keras, trainloop
+      >>> from trainloop import Phase
+      >>> model = tf_keras.Sequential([tf_keras.layers.Lambda(lambda x: tf.nn.dropout(x, 0.5), name="raw")])
+      >>> report = trainloop.contract(model, Phase.EVAL, tf.TensorSpec([None, 3]))
+      >>> report.verdict, report.violations[0].path
+      ('violated', 'raw')
+    """
+    check_phase(phase, argument="contract: phase")
+    if not callable(fn):
+        raise TypeError(f"contract: fn={fn!r} is not callable; pass a model, a layer or a function")
+    python_function = getattr(fn, "python_function", fn)
+    traces: list[Trace] = []
+
+    def traced(*inputs: Any) -> Any:
+        with tracing.recorded() as trace:
+            traces[:] = [trace]  # a function that makes variables is traced twice
+            return call_user(phase.call, python_function, *inputs)
+
+    try:
+        with own_exceptions():
+            concrete = tf.function(traced, autograph=False).get_concrete_function(*args)
+    except PhaseError as error:
+        return ContractReport(phase, violations=error.violations)
+    [trace] = traces
+    found = read_effects(concrete, trace)
+    variables = _variables(python_function, trace)
+    variables.add("other", concrete.graph.variables)  # so that those of nobody else have a name at least
+    return judge(phase, found, trace, Surroundings(trace.roots, variables, trained=_trained(trace, found)))
+
+
+def _variables(function: Callable[..., Any], trace: Trace) -> Variables:
+    """Returns the variables of the models that were called, and of the metrics and optimizers within reach."""
+    found = Variables()
+    for root in trace.roots:
+        found.add_model(root)
+    for call in trace.calls:
+        found.add_layer(call.path, call.layer)
+    for thing in _within_reach(function):
+        if isinstance(thing, tf_keras.metrics.Metric):
+            found.add("metrics", thing.variables, f"metrics/{thing.name}/")
+        elif isinstance(thing, tf_keras.optimizers.Optimizer):
+            found.add("optimizer", variables_held_by(thing), "optimizer/")
+    return found
+
+
+def _within_reach(function: Callable[..., Any]) -> Iterator[Any]:
+    """Yields what a function can reach by a name of its own: in its object, its closure or its module."""
+    if not isinstance(function, tf.Module) and (owner := getattr(function, "__self__", None)) is not None:
+        yield from unpacked(vars(owner))
+    try:
+        reached = inspect.getclosurevars(inspect.unwrap(getattr(function, "__func__", function)))
+    except TypeError:  # a model, or a function that is not written in Python
+        return
+    yield from unpacked([reached.nonlocals, reached.globals])
+
+
+def _trained(trace: Trace, found: GraphEffects) -> list[tf.Variable]:
+    """Returns the trainable variables of the models of which at least one is written."""
+    written = {id(effect.target) for effect in found.effects if effect.kind == "write"}
+    trained: list[tf.Variable] = []
+    for root in trace.roots:
+        trainable = list(getattr(root, "trainable_variables", ()))
+        if any(id(handle) in written for variable in trainable for handle in handles(variable)):
+            trained += trainable
+    return trained

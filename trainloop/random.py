@@ -1,0 +1,442 @@
+"""Random draws that are a function of where they stand, so that no state of a generator need be kept.
+
+In a Trainer's step every draw, whoever makes it, depends on the run's seed, the phase, the position of the draw in the
+trace, the counters of the loops around it, the place of the batch, and the replica: on nothing else. So the numbers are
+the same in any chunk length, after a resume, and when the step runs eagerly.
+
+The functions here are for the draws of one's own code (a VAE's sample, mixup). In a step they are keyed like all
+others, and *declared*: allowed in every phase, where a forgotten `tf.random.normal` is a violation. Outside of a step
+they draw as TensorFlow's functions of the same names do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import itertools
+import types
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from trainloop import draws, keras_hooks, tracing
+from trainloop.ambient import Ambient, graphs_around
+from trainloop.violations import PhaseError, Violation, phase_error
+
+__all__ = [
+    "bernoulli",
+    "categorical",
+    "gamma",
+    "key",
+    "normal",
+    "poisson",
+    "shuffle",
+    "truncated_normal",
+    "uniform",
+]
+
+Position = tuple[Any, ...]
+
+
+def uniform(shape: Any, minval: Any = 0, maxval: Any = None, dtype: Any = tf.float32) -> tf.Tensor:
+    """Draws from a uniform distribution over `[minval, maxval)`.
+
+    Args:
+      shape: The shape of the result.
+      minval: The lower bound.
+      maxval: The upper bound; 1 by default where `dtype` is a floating type, else it must be given.
+      dtype: The type of the result.
+
+    Example:
+      >>> import tensorflow as tf
+      >>> from trainloop import random
+      >>> random.uniform([3, 2], maxval=10, dtype=tf.int32).shape
+      TensorShape([3, 2])
+    """
+    with _declaring():
+        return tf.random.uniform(shape, minval, maxval, dtype)
+
+
+def normal(shape: Any, mean: Any = 0.0, stddev: Any = 1.0, dtype: Any = tf.float32) -> tf.Tensor:
+    """Draws from a normal distribution.
+
+    Args:
+      shape: The shape of the result.
+      mean: The mean; broadcast to `shape`.
+      stddev: The standard deviation; broadcast to `shape`.
+      dtype: The type of the result.
+
+    Example:
+      The sample of a variational autoencoder:
+
+      >>> import tensorflow as tf
+      >>> from trainloop import random
+      >>> mean, log_variance = tf.zeros([8, 2]), tf.zeros([8, 2])
+      >>> sample = mean + tf.exp(0.5 * log_variance) * random.normal(tf.shape(mean))
+      >>> sample.shape
+      TensorShape([8, 2])
+    """
+    with _declaring():
+        return tf.random.normal(shape, mean, stddev, dtype)
+
+
+def truncated_normal(shape: Any, mean: Any = 0.0, stddev: Any = 1.0, dtype: Any = tf.float32) -> tf.Tensor:
+    """Draws from a normal distribution without what lies more than two standard deviations from the mean.
+
+    Args:
+      shape: The shape of the result.
+      mean: The mean; broadcast to `shape`.
+      stddev: The standard deviation before truncation; broadcast to `shape`.
+      dtype: The type of the result.
+    """
+    with _declaring():
+        return tf.random.truncated_normal(shape, mean, stddev, dtype)
+
+
+def bernoulli(shape: Any, probability: Any = 0.5) -> tf.Tensor:
+    """Draws booleans that are True with a probability.
+
+    Args:
+      shape: The shape of the result.
+      probability: Of True, from 0 to 1; broadcast to `shape`.
+
+    Example:
+      A CutMix or a mixup for about half of the images:
+
+      >>> from trainloop import random
+      >>> random.bernoulli([8, 1, 1, 1]).dtype
+      tf.bool
+    """
+    with _declaring():
+        return tf.random.uniform(shape) < probability
+
+
+def categorical(logits: Any, num_samples: Any, dtype: Any = tf.int64) -> tf.Tensor:
+    """Draws from categorical distributions.
+
+    Args:
+      logits: Unnormalised log-probabilities, shape `[batch, classes]`.
+      num_samples: How many samples to draw for each row.
+      dtype: `tf.int32` or `tf.int64`.
+
+    Returns:
+      The drawn classes, shape `[batch, num_samples]`.
+    """
+    with _declaring():
+        return tf.random.categorical(logits, num_samples, dtype)
+
+
+def gamma(shape: Any, alpha: Any, beta: Any = None, dtype: Any = tf.float32) -> tf.Tensor:
+    """Draws from gamma distributions; differentiable in `alpha` and `beta`.
+
+    Args:
+      shape: The shape of what is drawn for each pair of parameters.
+      alpha: The shape parameter.
+      beta: The inverse scale; 1 by default.
+      dtype: The type of the result.
+
+    Returns:
+      The draws, of shape `shape + tf.shape(alpha + beta)`.
+
+    Example:
+      The share of mixup, which is Beta(0.2, 0.2):
+
+      >>> from trainloop import random
+      >>> one, other = random.gamma([2, 16], 0.2)
+      >>> share = one / (one + other)
+    """
+    with _declaring():
+        return tf.random.gamma(shape, alpha, beta, dtype)
+
+
+def poisson(shape: Any, lam: Any, dtype: Any = tf.float32) -> tf.Tensor:
+    """Draws from Poisson distributions.
+
+    Args:
+      shape: The shape of what is drawn for each rate.
+      lam: The rates.
+      dtype: The type of the result.
+
+    Returns:
+      The draws, of shape `shape + tf.shape(lam)`.
+    """
+    with _declaring():
+        return tf.random.poisson(shape, lam, dtype)
+
+
+def shuffle(value: Any) -> tf.Tensor:
+    """Returns a tensor with its rows in random order.
+
+    Args:
+      value: A tensor of at least one dimension.
+    """
+    with _declaring():
+        return tf.random.shuffle(value)
+
+
+def key() -> tf.Tensor:
+    """Returns a key for one stateless draw of TensorFlow: int64, shape `[2]`.
+
+    Any `tf.random.stateless_*` or `tf.image.stateless_*` function takes it as `seed=`; what is drawn with it is
+    declared too. Two calls that are to draw the same numbers (one crop of an image and of its mask) share one key.
+
+    Example:
+      >>> import tensorflow as tf
+      >>> from trainloop import random
+      >>> images = tf.zeros([4, 8, 8, 3])
+      >>> tf.image.stateless_random_crop(images, [4, 6, 6, 3], seed=random.key()).shape
+      TensorShape([4, 6, 6, 3])
+    """
+    with _declaring():
+        return tf.random.uniform([2], tf.int64.min, tf.int64.max, tf.int64)
+
+
+def _declaring() -> contextlib.AbstractContextManager[None]:
+    trace = tracing.current()
+    return contextlib.nullcontext() if trace is None else trace.declaring()
+
+
+@contextlib.contextmanager
+def keyed(*, seed: int, phase: str, place: tf.Tensor, replica: int) -> Iterator[None]:
+    """Keys every draw of the block.
+
+    What cannot be keyed (a draw in an inner `tf.function`, in `tf.vectorized_map` or in a function of `tf.data`) is
+    left as it is, and noted in the trace.
+
+    Args:
+      seed: The run's seed.
+      phase: The value of the phase.
+      place: The place of the batch; int64 scalar.
+      replica: The number of the replica.
+
+    Raises:
+      PhaseError: If a draw under `tf.recompute_grad` cannot be repeated for the gradient, which would be wrong then.
+    """
+    numbering = _Numbering((seed, phase, replica), phase, place)
+    with _numberings.opened(numbering), draws.intercepted(numbering):
+        yield
+
+
+@contextlib.contextmanager
+def function_of_step() -> Iterator[None]:
+    """Marks the body of a `tf.function` that is called once in a step, so that what it draws is keyed as well."""
+    numbering = _numberings.current()
+    with contextlib.nullcontext() if numbering is None else numbering.function():
+        yield
+
+
+class _Frame:
+    """A stretch of code in which draws are counted from 0.
+
+    Attributes:
+      position: Where it stands in the trace.
+      counters: The counters of the loops around it.
+      counts: How much of each kind was met in it: draws, loops, regions of `tf.recompute_grad`, inner functions.
+    """
+
+    def __init__(self, position: Position, counters: tuple[Any, ...]):
+        self.position = position
+        self.counters = counters
+        self.counts: Counter[str] = Counter()
+
+    def next(self, kind: str) -> Position:
+        self.counts[kind] += 1
+        return (*self.position, kind, self.counts[kind] - 1)
+
+
+class _Part:
+    """A step, or in it a loop's condition or body, a branch or an inner function, while it is traced or run.
+
+    Attributes:
+      graph: The graph that it makes; None for eager code.
+      is_vectorized: Whether its ops will be replaced by others, that do for all rows what these do for one.
+      outside: How many regions of `tf.recompute_grad` were entered around it.
+      conditionals: How many there are in it, for each region in it and outside of these.
+    """
+
+    def __init__(
+        self, place: Callable[[_Frame], Position], counters: tuple[Any, ...] = (), *, is_vectorized: bool = False
+    ):
+        self.graph = _graph_here()
+        self.is_vectorized = is_vectorized
+        self.outside = len(draws.recomputations())
+        self.conditionals: Counter[types.FrameType | None] = Counter()
+        self._place = place
+        self._counters = counters
+        self._frame: _Frame | None = None
+
+    def frame(self, around: _Frame) -> _Frame:
+        """Returns its frame; it takes its number, where it has none yet, only now that something is drawn in it."""
+        if self._frame is None:
+            self._frame = _Frame(self._place(around), around.counters + self._counters)
+        return self._frame
+
+
+@dataclasses.dataclass
+class _Region:
+    """A call under `tf.recompute_grad`, known by its arguments: the very same object when it is repeated.
+
+    Attributes:
+      called: The call; held, so that its arguments' id stays theirs.
+      graph: The graph in which it was called.
+      position: Where it stands in the trace.
+      counters: The counters of the loops around it.
+      is_only_one: Whether no other call had the same arguments, as all have that are called with none.
+    """
+
+    called: draws.Recomputation
+    graph: tf.Graph | None
+    position: Position
+    counters: tuple[Any, ...]
+    is_only_one: bool = True
+
+
+class _Numbering:
+    """Gives each draw of a step, on one replica, its key."""
+
+    def __init__(self, run: tuple[Any, ...], phase: str, place: tf.Tensor):
+        self._run = run
+        self._phase = phase
+        self._place = place
+        self._parts = [_Part(lambda _: ())]
+        self._regions: dict[int, _Region] = {}
+        self._calls: dict[types.FrameType, _Frame] = {}
+
+    def key(self, op: str) -> draws.Key | None:
+        recomputed = draws.recomputations()
+        if not self._counts_here():
+            if _is_inside(self._parts[-1].graph):  # else it is made outside of the step, as what a weight begins with
+                self._note(op, recomputed)
+            return None
+        frame = self._frame(recomputed)
+        position = (*self._run, *frame.next("draw"))
+        digest = hashlib.blake2b(repr(position).encode(), digest_size=8).digest()
+        return draws.Key(int.from_bytes(digest, "little", signed=True), self._place, frame.counters)
+
+    def loop(self, condition: draws.Function, body: draws.Function) -> tuple[draws.Function, draws.Function]:
+        if not self._counts_here():
+            return condition, body
+        taken: list[Position] = []
+
+        def place(around: _Frame) -> Position:
+            if not taken:
+                taken.append(around.next("loop"))
+            return taken[0]
+
+        def counted(function: draws.Function, name: str) -> draws.Function:
+            iterations = itertools.count()
+
+            def run(*args: Any) -> Any:
+                counter = next(iterations) if tf.executing_eagerly() else draws.loop_counter()
+                with self._inside(_Part(lambda around: (*place(around), name), (counter,))):
+                    return function(*args)
+
+            return run
+
+        return counted(condition, "condition"), counted(body, "body")
+
+    def branches(self, functions: Sequence[draws.Function]) -> list[draws.Function]:
+        if not self._counts_here():
+            return list(functions)
+        # Counted now and not at the first draw: eagerly, the branch that draws may not be the one that is taken.
+        part = self._parts[-1]
+        called_in = [each.call for each in draws.recomputations()[part.outside :]]
+        region = called_in[-1] if called_in else None
+        number = part.conditionals[region]
+        part.conditionals[region] += 1
+
+        def placed(function: draws.Function, index: int) -> draws.Function:
+            def run(*args: Any) -> Any:
+                with self._inside(_Part(lambda around: (*around.position, "conditional", number, index))):
+                    return function(*args)
+
+            return run
+
+        return [placed(function, index) for index, function in enumerate(functions)]
+
+    def vectorized(self) -> contextlib.AbstractContextManager[None]:
+        return self._inside(_Part(lambda around: around.position, is_vectorized=True))
+
+    def function(self) -> contextlib.AbstractContextManager[None]:
+        return self._inside(_Part(lambda around: around.next("function")))
+
+    def _counts_here(self) -> bool:
+        part = self._parts[-1]
+        return part.graph is _graph_here() and not part.is_vectorized
+
+    @contextlib.contextmanager
+    def _inside(self, part: _Part) -> Iterator[None]:
+        self._parts.append(part)
+        try:
+            yield
+        finally:
+            self._parts.pop()
+
+    def _frame(self, recomputed: list[draws.Recomputation]) -> _Frame:
+        """Returns the frame of the code that runs here, found from the outermost one inwards."""
+        frame, graph, done = _Frame((), ()), self._parts[0].graph, 0
+        for part in self._parts:
+            for each in recomputed[done : part.outside]:
+                frame = self._frame_of_region(each, frame, graph)
+            frame, graph, done = part.frame(frame), part.graph, part.outside
+        for each in recomputed[done:]:
+            frame = self._frame_of_region(each, frame, graph)
+        return frame
+
+    def _frame_of_region(self, called: draws.Recomputation, around: _Frame, graph: tf.Graph | None) -> _Frame:
+        """Returns the frame of a call under `tf.recompute_grad`: when it is repeated, it counts from 0 again."""
+        if called.call in self._calls:
+            return self._calls[called.call]
+        region = self._regions.get(id(called.args))
+        if called.again:
+            if region is None or not region.is_only_one or region.graph is not graph:
+                raise self._refusal("a draw")
+            frame = _Frame(region.position, region.counters)
+        else:
+            position = around.next("region")
+            if region is None:
+                self._regions[id(called.args)] = _Region(called, graph, position, around.counters)
+            else:
+                region.is_only_one = False
+            frame = _Frame(position, around.counters)
+        self._calls[called.call] = frame
+        return frame
+
+    def _note(self, op: str, recomputed: list[draws.Recomputation]) -> None:
+        if recomputed:
+            raise self._refusal(op)
+        name = tf.compat.v1.get_default_graph().name
+        if (trace := tracing.current()) is not None and not name.endswith("_scratch_graph"):  # Keras's, to infer shapes
+            trace.unkeyed.append(f"{op} in {name}")
+
+    def _refusal(self, op: str) -> PhaseError:
+        layer, trace = keras_hooks.calling_layer(), tracing.current()
+        if layer is not None and trace is not None:
+            path = trace.path_of(layer, None)
+        else:
+            path = tf.compat.v1.get_default_graph().get_name_scope() or "step"
+        what = (
+            f"{op} under tf.recompute_grad cannot be made again with the same numbers, so the gradient would be that "
+            "of another mask"
+        )
+        fix = (
+            "Call what tf.recompute_grad returns in the step itself, not in a loop, a condition or a tf.function; call "
+            "it with tensors, and let the function that it is given hold no tf.function"
+        )
+        return phase_error(self._phase, [Violation(path, what, fix)])
+
+
+_numberings: Ambient[_Numbering] = Ambient()
+
+
+def _graph_here() -> tf.Graph | None:
+    return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+
+
+def _is_inside(graph: tf.Graph | None) -> bool:
+    """Returns whether the graph that is being built here is a graph, or that of a function in it."""
+    here = _graph_here()
+    return here is graph or (here is not None and (graph is None or any(each is graph for each in graphs_around())))

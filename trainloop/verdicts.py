@@ -1,0 +1,514 @@
+"""The verdict on a traced step: what its graph draws and writes, held against the policy of its phase."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import tensorflow as tf
+import tf_keras
+
+from trainloop import keras_hooks
+from trainloop.effects import EarlierTrace, GraphEffect, GraphEffects, Kind
+from trainloop.keras_hooks import Layer
+from trainloop.layer_paths import layer_paths, parts
+from trainloop.phase import Phase
+from trainloop.tracing import LayerCall, Trace
+from trainloop.variables import Named, Variables, handles
+from trainloop.violations import Violation, phase_error
+from trainloop.waivers import Waiver, check_used, waivers_of
+
+Verdict = Literal["holds", "violated", "not proved"]
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Effect:
+    """What a step does beside computing its outputs.
+
+    Attributes:
+      kind: `"random"` for a draw, `"write"`, or `"unknown"` for an op that may do either.
+      layer: The path of the layer that does it; empty where no layer does.
+      variable: The path or name of the variable that is written; empty for a draw.
+      op_type: The type of the op.
+      op_name: The op's name; of several that do the same, the first one's.
+      count: How many ops do the same.
+      is_declared: Whether it is a draw made through `trainloop.random`.
+    """
+
+    kind: Kind
+    layer: str
+    variable: str
+    op_type: str
+    op_name: str
+    count: int = 1
+    is_declared: bool = False
+
+    @property
+    def label(self) -> str:
+        """What a waiver accepts it by: `"random <layer>"`, `"write <variable>"`, `"unknown <op type>"`."""
+        where = {"random": self.layer or self.op_name, "write": self.variable, "unknown": self.op_type}
+        return f"{self.kind} {where[self.kind]}"
+
+
+@dataclasses.dataclass(frozen=True)
+class WaivedEffect:
+    """An effect that was accepted by `waive`.
+
+    Attributes:
+      effect: Its label.
+      pattern: The pattern that matched it.
+      reason: Why it was accepted.
+    """
+
+    effect: str
+    pattern: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ContractReport:
+    """What a step was found to do, and whether its phase allows it.
+
+    Attributes:
+      phase: The phase that the step was traced in.
+      violations: What contradicts the phase.
+      unproved: Why nothing could be proved: the ops whose effects are unknown.
+      effects: Everything that the step draws and writes.
+      waived: The effects that were accepted by `waive`.
+      not_resumable: What a resumed run cannot repeat to the bit: draws that no key could be given, and state that no
+        checkpoint holds.
+      unwritten: Trainable variables that a training step reads and never updates: forgotten in the tape, or without a
+        gradient.
+      unreached: Dropout and noise layers of the model that a training step does not call.
+    """
+
+    phase: Phase
+    violations: tuple[Violation, ...] = ()
+    unproved: tuple[str, ...] = ()
+    effects: tuple[Effect, ...] = ()
+    waived: tuple[WaivedEffect, ...] = ()
+    not_resumable: tuple[str, ...] = ()
+    unwritten: tuple[str, ...] = ()
+    unreached: tuple[str, ...] = ()
+
+    @property
+    def verdict(self) -> Verdict:
+        """`"holds"`, `"violated"`, or `"not proved"`."""
+        return "violated" if self.violations else "not proved" if self.unproved else "holds"
+
+    def check(self) -> None:
+        """Raises PhaseError where the contract is violated."""
+        if self.violations:
+            raise phase_error(self.phase.value, self.violations)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the report as what JSON has: dicts, lists, strings, numbers."""
+        return {"phase": self.phase.value, "verdict": self.verdict} | {
+            field.name: [_plain(entry) for entry in getattr(self, field.name)]
+            for field in dataclasses.fields(self)
+            if field.name != "phase"
+        }
+
+    def __str__(self) -> str:
+        lines = [f"contract of phase {self.phase.value!r}: {self.verdict}"]
+        lines += [f"  violation      {violation}" for violation in self.violations]
+        lines += [f"  not proved     {reason}" for reason in self.unproved]
+        lines += [f"  waived         {each.effect} (by {each.pattern!r}: {each.reason})" for each in self.waived]
+        lines += [f"  not resumable  {each}" for each in self.not_resumable]
+        lines += [f"  not written    {each}" for each in self.unwritten]
+        lines += [f"  not reached    {each}" for each in self.unreached]
+        rows = [("effect", "layer", "variable", "op", "ops")] if self.effects else []
+        for each in self.effects:
+            kind = "declared draw" if each.is_declared else each.kind
+            rows.append((kind, each.layer or "-", each.variable or "-", each.op_type, str(each.count)))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines += ["  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        return "\n".join(lines)
+
+
+def _plain(entry: Any) -> Any:
+    return entry if isinstance(entry, str) else dataclasses.asdict(entry)
+
+
+@dataclasses.dataclass(frozen=True)
+class Surroundings:
+    """What there is around a step.
+
+    Attributes:
+      roots: The models, or dicts of models, that the paths are counted from.
+      variables: Every variable that has a path or a purpose.
+      held: The ids of the handles of all that a checkpoint holds; None where there are no checkpoints.
+      trained: The trainable variables of the models that the step trains; None where it is not known to train any.
+    """
+
+    roots: Sequence[Any]
+    variables: Variables
+    held: frozenset[int] | None = None
+    trained: Sequence[tf.Variable] | None = None
+
+
+def judge(phase: Phase, found: GraphEffects, trace: Trace, around: Surroundings) -> ContractReport:
+    """Returns the verdict on a step.
+
+    Args:
+      phase: Its phase.
+      found: What its graph does.
+      trace: What was recorded while it was traced.
+      around: The models it belongs to, and the variables there are.
+
+    Raises:
+      ValueError: If a waiver of one of the models matches nothing that is there.
+    """
+    return _Judge(phase, found, trace, around).report()
+
+
+_RETRACE = (
+    "Give that tf.function a `training` argument that is passed on, or take the tf.function away: it keeps the phase "
+    "in which it was traced first"
+)
+
+
+class _Judge:
+    """All that a verdict is made of, each thing found once."""
+
+    def __init__(self, phase: Phase, found: GraphEffects, trace: Trace, around: Surroundings):
+        self._phase = phase
+        self._found = found
+        self._trace = trace
+        self._around = around
+        self._called = {id(call.layer): call for call in reversed(trace.calls)}  # of each layer the first call
+        self._effects = [(effect, self._described(effect)) for effect in found.effects]
+        self._waived: dict[str, WaivedEffect] = {}
+        self._accept()
+
+    def report(self) -> ContractReport:
+        """Returns the report."""
+        violations = list(dict.fromkeys(self._violations()))
+        training = self._phase is Phase.TRAIN
+        return ContractReport(
+            phase=self._phase,
+            violations=tuple(violations),
+            unproved=tuple(dict.fromkeys(self._unproved())),
+            effects=tuple(self._summed()),
+            waived=tuple(self._waived.values()),
+            not_resumable=tuple(dict.fromkeys(self._not_resumable())) if training else (),
+            unwritten=tuple(dict.fromkeys(self._unwritten())) if training else (),
+            unreached=tuple(self._unreached()) if training else (),
+        )
+
+    # What there is.
+
+    @functools.cached_property
+    def _layers(self) -> dict[int, tuple[str, Layer]]:
+        """Every layer by its id, with its path: those of the models, and those that were called."""
+        found: dict[int, tuple[str, Layer]] = {}
+        for root in self._around.roots:
+            for path, layer in layer_paths(root).items():
+                found.setdefault(id(layer), (path, layer))
+        for call in self._trace.calls:
+            found.setdefault(id(call.layer), (call.path, call.layer))
+        return found
+
+    @functools.cached_property
+    def _by_scope(self) -> dict[str, str]:
+        """The path of each layer by the name that its ops stand in, where only one layer has that name."""
+        paths: dict[str, list[str]] = collections.defaultdict(list)
+        for path, layer in self._layers.values():
+            paths[layer.name].append(path)
+        return {name: found[0] for name, found in paths.items() if len(found) == 1}
+
+    def _described(self, effect: GraphEffect) -> Effect:
+        op, named = effect.op, None
+        if effect.kind == "write":
+            named = self._named(effect.target)
+        return Effect(
+            kind=effect.kind,
+            layer=self._layer_of(effect),
+            variable=named.path if named else "",
+            op_type=op.type,
+            op_name=op.name,
+            is_declared=effect.is_declared,
+        )
+
+    def _named(self, handle: Any) -> Named:
+        return self._around.variables.of(handle) or Named(_name_of_handle(handle), "other")
+
+    def _layer_of(self, effect: GraphEffect) -> str:
+        """Returns the path of the layer that an effect belongs to: by the call it was made in, or by its name."""
+        if effect.is_here and effect.owner is not None:
+            return effect.owner.path
+        for name in reversed(effect.op.name.split("/")[:-1]):
+            if name in self._by_scope:
+                return self._by_scope[name]
+        return "" if effect.owner is None else effect.owner.path
+
+    @functools.cached_property
+    def _written(self) -> set[int]:
+        """The ids of the handles that are written."""
+        return {id(effect.target) for effect in self._found.effects if effect.kind == "write"}
+
+    @functools.cached_property
+    def _drawing(self) -> set[int]:
+        """The ids of the layers that draw, in their own calls or in those of layers inside."""
+        found: set[int] = set()
+        for effect in self._found.effects:
+            if effect.kind == "random":
+                found.update(id(call.layer) for call in _upwards(effect.owner))
+                path = "" if effect.is_here else self._layer_of(effect)
+                found.update(key for key, (own, _) in self._layers.items() if path and own == path)
+        return found
+
+    # What was accepted.
+
+    def _accept(self) -> None:
+        """Takes away the effects that were waived, and notes them; refuses waivers that match nothing."""
+        labels = [effect.label for _, effect in self._effects]
+        layers = [f"random {path}" for path, _ in self._layers.values()]
+        variables = [f"write {path}" for path in self._around.variables.paths]
+        for prefix, waiver in self._waivers():
+            check_used(waiver, [_below(prefix, label) for label in (*labels, *layers, *variables)])
+            for label in labels:
+                if waiver.matches(label) or waiver.matches(_below(prefix, label)):
+                    self._waived.setdefault(label, WaivedEffect(label, waiver.pattern, waiver.reason))
+        if self._waived:
+            self._effects = [(found, effect) for found, effect in self._effects if effect.label not in self._waived]
+
+    def _waivers(self) -> Iterator[tuple[str, Waiver]]:
+        """Yields the waivers of the models and of all their parts, each with the path of what it is of."""
+        for root in self._around.roots:
+            for path, part in (("", root), *parts(root)):
+                for waiver in waivers_of(part):
+                    yield path, waiver
+
+    # What is wrong.
+
+    def _violations(self) -> Iterator[Violation]:
+        yield from self._trace.violations
+        causes = {violation.path for violation in self._trace.violations}  # what these layers do follows from them
+        objected: dict[str, Violation] = {}  # of all ops that do the same, to the first
+        for found, effect in self._effects:
+            if any(call.path in causes for call in _upwards(found.owner)):
+                continue
+            if effect.label not in objected and found.kind != "unknown":
+                for violation in self._draw(found, effect) if found.kind == "random" else self._write(found, effect):
+                    objected[effect.label] = violation
+        yield from objected.values()
+        if self._phase is Phase.TRAIN:
+            yield from self._silent()
+            yield from self._stuck()
+        if self._phase in (Phase.TRAIN, Phase.UPDATE_BN):
+            yield from self._unmoved()
+        if self._phase is Phase.UPDATE_BN and not self._moved:
+            yield Violation(
+                "the model",
+                "writes no statistics of batch normalization, which is all that phase 'update_bn' is for",
+                "Give it a batch normalization that is not frozen, or leave the phase out",
+            )
+        if self._phase is Phase.MC_PREDICT and not any(effect.kind == "random" for effect in self._found.effects):
+            yield Violation(
+                "the model",
+                "draws nothing at random, so that all samples of phase 'mc_predict' would be the same",
+                "Give it a dropout with a rate above 0, or use Phase.PREDICT",
+            )
+
+    def _draw(self, found: GraphEffect, effect: Effect) -> Iterator[Violation]:
+        phase = self._phase_of(found)
+        augments = any(call.family == "augmentation" for call in _upwards(found.owner))
+        if found.is_declared or (phase.policy.augmentation if augments else phase.policy.dropout):
+            return
+        what = "augments" if augments else "draws random numbers"
+        fix = "Draw it through trainloop.random where every phase is to have it, or accept it: " + _waiving(effect)
+        yield Violation(
+            effect.layer or effect.op_name,
+            f"{what} in phase {phase.value!r}{_where(found)} (op {effect.op_type} {effect.op_name!r})",
+            fix if found.is_here else _RETRACE,
+        )
+
+    def _write(self, found: GraphEffect, effect: Effect) -> Iterator[Violation]:
+        purpose = self._named(found.target).purpose
+        by = f" by layer {effect.layer!r}" if effect.layer else ""
+        op = f"(op {effect.op_type} {effect.op_name!r})"
+        for phase in dict.fromkeys([self._phase, self._phase_of(found)]):
+            if purpose not in _may_write(phase):
+                fix = f"Write it where the phase is TRAIN, or accept it: {_waiving(effect)}"
+                yield Violation(
+                    effect.variable,
+                    f"is written{by} in phase {phase.value!r}{_where(found)}, which writes {_ALLOWED[phase]} {op}",
+                    fix if found.is_here else _RETRACE,
+                )
+                return
+        held = self._around.held if self._phase is Phase.TRAIN else None
+        if held is not None and purpose not in ("own", "state") and id(found.target) not in held:
+            yield Violation(
+                effect.variable,
+                f"is written{by}, but no checkpoint holds it, so that a resumed run would not have it {op}",
+                "Put the model it belongs to into model=, the optimizer into optimizer=, a metric into metrics=",
+            )
+
+    def _silent(self) -> Iterator[Violation]:
+        """Yields the dropout and noise layers that are on and draw nothing."""
+        for call in self._calls_of("dropout", "noise"):
+            if call.training and keras_hooks.strength_of(call.layer) > 0 and id(call.layer) not in self._drawing:
+                yield Violation(
+                    call.path,
+                    f"{type(call.layer).__name__} is called with training=True, but nothing is drawn in its call",
+                    "Let its call depend on its argument `training`, and on no tf.function traced before",
+                )
+
+    def _unmoved(self) -> Iterator[Violation]:
+        """Yields the batch normalizations that use the batch's statistics and do not write them."""
+        for call in self._calls_of("batch_norm"):
+            if call.training and call.layer.trainable and not self._moves(call.layer):
+                yield Violation(
+                    call.path,
+                    f"{type(call.layer).__name__} is called with training=True, but its moving statistics are not "
+                    "written",
+                    "Let its call update them, or freeze the layer: trainable=False",
+                )
+
+    @property
+    def _moved(self) -> bool:
+        return any(self._named(effect.target).purpose == "batch_norm" for effect in self._writes())
+
+    def _stuck(self) -> Iterator[Violation]:
+        """Yields the layers inside functions that were traced before, and seem to be in another phase there."""
+        for earlier in self._found.earlier:
+            for path, layer in self._inside(earlier):
+                family = keras_hooks.family_of(layer)
+                if family in ("dropout", "noise"):
+                    stuck = keras_hooks.strength_of(layer) > 0 and id(layer) not in self._drawing
+                    what = "draws nothing there"
+                elif family == "batch_norm":
+                    stuck = layer.trainable and not self._moves(layer)
+                    what = "does not write its statistics there"
+                else:
+                    continue
+                if stuck:
+                    yield Violation(
+                        path,
+                        f"{type(layer).__name__} is reached only through the tf.function {earlier.name!r}, which was "
+                        f"traced before and outside of this step, and {what}: it is in another phase",
+                        _RETRACE,
+                    )
+
+    def _inside(self, earlier: EarlierTrace) -> Iterator[tuple[str, Layer]]:
+        """Yields the layers that nobody has seen in this trace and that a function traced before seems to call."""
+        known = self._layers
+        if earlier.owner is not None:
+            below = map(id, keras_hooks.layers_of(earlier.owner.layer))
+            known = {key: known[key] for key in below if key in known}
+        for key, (path, layer) in known.items():
+            if key not in self._called and layer.name in earlier.scopes:
+                yield path, layer
+
+    def _moves(self, layer: Layer) -> bool:
+        statistics = keras_hooks.statistics_of(layer)
+        return not statistics or any(id(handle) in self._written for each in statistics for handle in handles(each))
+
+    def _calls_of(self, *families: str) -> Iterator[LayerCall]:
+        return (call for call in self._trace.calls if call.family in families)
+
+    def _writes(self) -> Iterator[GraphEffect]:
+        return (effect for effect in self._found.effects if effect.kind == "write")
+
+    def _phase_of(self, effect: GraphEffect) -> Phase:
+        """Returns the phase that holds where an effect is: that of its layer's pin or scope, or the step's."""
+        return self._phase if effect.owner is None else Phase(effect.owner.phase)
+
+    # What is worth knowing.
+
+    def _unproved(self) -> Iterator[str]:
+        for found, effect in self._effects:
+            if found.kind == "unknown":
+                layer = f" in layer {effect.layer!r}" if effect.layer else ""
+                yield f"{effect.op_type} {effect.op_name!r}{layer}: what it draws or writes is not known"
+
+    def _summed(self) -> list[Effect]:
+        """Returns the effects that are left and those that were waived; ops that do the same are counted."""
+        alike: dict[Any, list[Effect]] = collections.defaultdict(list)
+        for found in self._found.effects:
+            effect = self._described(found)
+            alike[effect.kind, effect.layer, effect.variable, effect.op_type, effect.is_declared].append(effect)
+        return sorted(dataclasses.replace(same[0], count=len(same)) for same in alike.values())
+
+    def _not_resumable(self) -> Iterator[str]:
+        if self._around.held is None:
+            return
+        draws = [
+            f"{effect.layer or effect.op_name}: draws that no key could be given (op {effect.op_type})"
+            for found, effect in self._effects
+            if found.kind == "random" and found.is_stateful
+        ]
+        yield from draws or self._trace.unkeyed  # the trace has no path for them
+        for found, effect in self._effects:
+            is_state = found.kind == "write" and self._named(found.target).purpose == "state"
+            if is_state and id(found.target) not in self._around.held:
+                yield f"{effect.variable}: the state that a stateful RNN keeps between batches is in no checkpoint"
+
+    def _unwritten(self) -> Iterator[str]:
+        trained = self._around.trained
+        if trained is None:
+            return
+        read = set(map(id, self._found.reads))
+        for variable in trained:
+            keys = set(map(id, handles(variable)))
+            if keys & read and not keys & self._written:
+                yield self._named(handles(variable)[0]).path
+
+    def _unreached(self) -> Iterator[str]:
+        elsewhere: set[int] = set()  # cells that an RNN does not call where it is fused
+        for call in self._called.values():
+            if isinstance(call.layer, tf_keras.layers.RNN):
+                elsewhere.update(map(id, keras_hooks.layers_of(call.layer)))
+        scopes = frozenset().union(*(earlier.scopes for earlier in self._found.earlier))
+        for key, (path, layer) in self._layers.items():
+            if key in self._called or key in elsewhere or layer.name in scopes:
+                continue
+            if keras_hooks.family_of(layer) in ("dropout", "noise") and keras_hooks.strength_of(layer) > 0:
+                yield path
+
+
+_ALLOWED = {
+    Phase.TRAIN: "anything",
+    Phase.EVAL: "metrics only",
+    Phase.PREDICT: "no variable",
+    Phase.MC_PREDICT: "metrics only",
+    Phase.UPDATE_BN: "statistics of batch normalization only",
+}
+
+
+def _may_write(phase: Phase) -> set[str]:
+    """Returns the purposes of the variables that a phase may write.
+
+    What a stateful RNN keeps between batches is put back by whoever runs the phase.
+    """
+    if "weights" in phase.policy.writes:
+        return {"weights", "batch_norm", "state", "metrics", "optimizer", "own", "other"}
+    return {"state", "own", *phase.policy.writes}
+
+
+def _waiving(effect: Effect) -> str:
+    return f"trainloop.waive(model, {effect.label!r}, reason=...)"
+
+
+def _where(found: GraphEffect) -> str:
+    return "" if found.is_here else ", in a tf.function that was traced before"
+
+
+def _below(prefix: str, label: str) -> str:
+    """Returns an effect's label with its path counted from a part of the model, where it lies in that part."""
+    kind, _, path = label.partition(" ")
+    return f"{kind} {path.removeprefix(f'{prefix}/')}" if prefix and path.startswith(f"{prefix}/") else label
+
+
+def _upwards(call: LayerCall | None) -> Iterator[LayerCall]:
+    while call is not None:
+        yield call
+        call = call.parent
+
+
+def _name_of_handle(handle: Any) -> str:
+    return getattr(handle, "name", None) or "a variable without a name"
