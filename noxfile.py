@@ -45,7 +45,7 @@ def run_tests(session: nox.Session, version: str) -> None:
     """Installs one minor version of TensorFlow, with the tf-keras and the TensorBoard that belong to it, and tests."""
     pins = [f"{package}=={version}.*" for package in ("tensorflow", "tf-keras", "tensorboard")]
     session.install("--editable", ".[test]", *pins)
-    session.run("python", "-m", "pytest", *(session.posargs or PHASE_TESTS))
+    session.run("python", "-m", "pytest", *(session.posargs or [*PHASE_TESTS, "--numprocesses=2", "--dist=worksteal"]))
 
 
 for version in VERSIONS:

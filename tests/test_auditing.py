@@ -14,6 +14,9 @@ from tf_keras import layers
 import trainloop
 from trainloop import Phase
 from trainloop.auditing import figure, table
+from trainloop.auditing.untouched import variables_put_back
+from trainloop.effects import read_effects
+from trainloop.tracing import Trace
 
 PHASES = [phase.value for phase in Phase]
 
@@ -116,6 +119,36 @@ def test_a_layer_without_a_family_that_draws_has_a_row():
     audit = trainloop.audit(tf_keras.Sequential([Drops(), layers.Dense(2)]), batch(2, 3))
     assert rows(audit)["drops"][:3] == ("on", "off", "off")
     assert audit.rows[0].family is None
+
+
+def test_the_contract_sees_what_no_layer_shows():
+    raw = layers.Lambda(lambda x: tf.nn.dropout(x, 0.5), name="raw")
+    model = tf_keras.Sequential([raw, layers.Dense(2)])
+    audit = trainloop.audit(model, batch(2, 3))
+    assert {each.phase: each.verdict for each in audit.verdicts} == {
+        "train": "holds",
+        "eval": "violated",
+        "predict": "violated",
+        "mc_predict": "does not apply",
+        "update_bn": "does not apply",
+    }
+    [found] = audit.violations
+    assert (found.violation.path, found.phases) == ("raw", ("eval", "predict"))
+    assert not audit.ok
+    trainloop.waive(model, "random raw", reason="as published")
+    audit = trainloop.audit(model, batch(2, 3))
+    assert audit.ok
+    assert [waived.reason for waived in audit.verdicts[1].waived] == ["as published"]
+    assert "waived: random raw (as published)" in str(audit)
+
+
+def test_what_cannot_be_proved_is_named_and_is_no_violation():
+    opaque = layers.Lambda(lambda x: tf.py_function(lambda y: y, [x], tf.float32))
+    audit = trainloop.audit(tf_keras.Sequential([opaque]), batch(2, 3))
+    assert audit.verdicts[1].verdict == "not proved"
+    assert audit.verdicts[1].reason.startswith("EagerPyFunc ")
+    assert "eval        not proved: EagerPyFunc " in str(audit)
+    assert audit.ok
 
 
 class Module(tf.Module):
@@ -236,6 +269,37 @@ def test_audits_of_one_model_are_alike():
     assert trainloop.audit(model, batch(4, 6, 6, 3)) == first
 
 
+def test_each_draw_is_another_one():
+    """A mean over one draw of four units would be a multiple of a half."""
+    [dropout] = trainloop.audit(tf_keras.Sequential([layers.Dropout(0.5)]), np.ones([1, 4], "float32")).measurements
+    assert dropout.train_mean * 2 != round(dropout.train_mean * 2)
+
+
+def test_each_draw_begins_in_the_same_state():
+    model = tf_keras.Sequential([layers.LSTM(3, stateful=True, dropout=1e-6)])
+    [lstm] = trainloop.audit(model, batch(4, 5, 3)).measurements
+    assert lstm.train_mean == pytest.approx(lstm.eval_mean, rel=1e-4)
+
+
+def test_between_two_draws_generators_go_on():
+    noise, sums, generator = tf.Variable(0.0), tf.Variable([1.0]), tf.random.Generator.from_seed(1)
+
+    @tf.function
+    def draw() -> tf.Tensor:
+        sums.assign_add([1.0])
+        return noise + generator.normal([])
+
+    concrete, first = draw.get_concrete_function(), generator.state.numpy()
+    with variables_put_back(tf.Module(), concrete, read_effects(concrete, Trace())) as put_back:
+        draws = []
+        for _ in range(2):
+            draws.append(float(concrete()))
+            put_back()
+            assert sums.numpy() == [1.0]
+    assert draws[0] != draws[1]
+    np.testing.assert_array_equal(generator.state, first)
+
+
 def test_shapes_alone_measure_nothing():
     audit = trainloop.audit(small(), (None, 6, 6, 3))
     assert audit.measurements == ()
@@ -320,6 +384,13 @@ def test_an_audit_leaves_everything_as_it_was():
     assert everything(model) == before
     for loss in model.losses:
         loss.numpy()
+
+
+def test_losses_of_the_audit_do_not_stay_behind():
+    model = layers.Dense(2, activity_regularizer="l2")
+    model.build([None, 3])
+    trainloop.audit(model, batch(4, 3))
+    assert model.losses == []
 
 
 def test_an_audit_that_fails_leaves_everything_as_it_was():

@@ -31,14 +31,15 @@ STATEFUL = {
 class Counting:
     """A handler that gives the first draw the key 0, the second the key 1, and leaves loops and branches alone."""
 
-    def __init__(self, place: Any = 3, counters: tuple[Any, ...] = ()):
+    def __init__(self, place: Any = 3, counters: tuple[Any, ...] = (), first: int = 0):
         self.place = place
+        self.first = first
         self.counters = counters
         self.ops: list[str] = []
 
     def key(self, op: str) -> draws.Key | None:
         self.ops.append(op)
-        return draws.Key(len(self.ops) - 1, tf.convert_to_tensor(self.place, tf.int64), self.counters)
+        return draws.Key(self.first + len(self.ops) - 1, tf.convert_to_tensor(self.place, tf.int64), self.counters)
 
     def loop(self, condition: Any, body: Any) -> Any:
         return condition, body
@@ -127,10 +128,10 @@ def test_a_draw_becomes_a_stateless_one(name: str) -> None:
     assert stock.output_shapes.is_compatible_with(values.shape)
     np.testing.assert_array_equal(values, compiled(make)[0])
     np.testing.assert_array_equal(values, drawn(make))
-    others = drawn(make, Counting(place=4)), drawn(make, Counting(counters=(0,))), drawn(make, Counting(counters=(1,)))
-    seen = [values, *others]
+    others = [{"place": 4}, {"first": 9}, {"counters": (0,)}, {"counters": (1,)}, {"counters": (0, 1)}]
+    seen = [values, *(drawn(make, Counting(**other)) for other in others)]
     if name != "unknown_shape":  # its draw of a size is always 3
-        assert len({each.tobytes() for each in seen}) == 4, "the numbers do not follow the key"
+        assert len({each.tobytes() for each in seen}) == 6, "the numbers do not follow the key"
 
 
 @pytest.mark.parametrize("name", MAKES)

@@ -63,7 +63,7 @@ def test_what_only_looks_random_draws_nothing():
         value=tf.ones([1, 4, 4, 1]), pooling_ratio=[1.0, 1.5, 1.5, 1.0], deterministic=True, seed=1, seed2=1
     )
     assert kinds(fixed) == []
-    assert kinds(tf.raw_ops.StatelessRandomGetAlg) == []
+    assert kinds(lambda: tf.raw_ops.StatelessRandomGetAlg(name=None)) == []
     assert kinds(lambda: tf.raw_ops.StatelessRandomGetKeyCounter(seed=[1, 2])) == []
 
 
@@ -278,6 +278,20 @@ def test_a_draw_belongs_to_the_innermost_layer_call_that_made_it():
     model = tf_keras.Sequential([layers.Dense(3), inner, layers.GaussianNoise(0.1)])
     scoped = Scoped(lambda x: model(x) + tf.random.normal([]), tf.ones([2, 3]))
     assert scoped.owners == ["sequential/dropout", "sequential/raw", "gaussian_noise", ""]
+
+
+class DrawingAfterwards(layers.Layer):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.drop = layers.Dropout(0.5)
+
+    def call(self, inputs):
+        return tf.nn.dropout(self.drop(inputs), 0.5)
+
+
+def test_a_draw_after_an_inner_call_belongs_to_the_outer_layer():
+    scoped = Scoped(DrawingAfterwards(name="outer"), tf.ones([2, 3]))
+    assert scoped.owners == ["drop", "outer"]
 
 
 def test_a_draw_in_a_loop_or_a_function_belongs_to_the_layer_around_it():

@@ -336,7 +336,9 @@ def test_a_mode_under_another_name_that_agrees_is_let_be():
 
 
 @pytest.mark.parametrize(
-    "part", [layers.Dropout(0.5), layers.GaussianNoise(1.0), layers.BatchNormalization(), layers.RandomFlip()], ids=repr
+    "part",
+    [layers.Dropout(0.5), layers.GaussianNoise(1.0), layers.BatchNormalization(), layers.RandomFlip()],
+    ids=lambda part: type(part).__name__,
 )
 def test_a_call_invoked_directly_goes_round_the_phase_and_is_refused(part):
     x = tf.ones([2, 4, 4, 1])
@@ -402,7 +404,7 @@ def test_a_layer_in_a_closure_is_named_below_the_layer_that_calls_it():
     assert error_of(Phase.TRAIN, Block(Hides())).violations[0].path == "part/dropout"
 
 
-@pytest.mark.parametrize("name", set(MODELS) - {"literal None", "tf.Module", "says nothing"})
+@pytest.mark.parametrize("name", sorted(set(MODELS) - {"literal None", "tf.Module", "says nothing"}))
 @pytest.mark.parametrize("phase", [Phase.TRAIN, Phase.EVAL], ids=lambda phase: phase.value)
 def test_the_guard_adds_nothing_to_the_graph_of_a_model_that_is_called_rightly(name, phase):
     model = MODELS[name]()
@@ -428,6 +430,23 @@ def test_the_guard_adds_nothing_to_the_graph_of_a_model_that_is_called_rightly(n
 def without_numbers(message):
     """TensorFlow numbers the functions of the whole process, and Keras gives each LSTM call another uuid."""
     return re.sub(r"_[0-9a-f-]{36}|_\d+", "", str(message))
+
+
+@pytest.mark.parametrize(("rate", "phase"), [(0.5, Phase.TRAIN), (0.0, Phase.TRAIN), (0.5, Phase.EVAL)])
+def test_a_mask_that_the_gradient_would_not_see_is_refused(rate, phase):
+    drop = layers.Dropout(rate)
+
+    def step(x):
+        with tf.GradientTape() as tape, phase.scope():
+            tape.watch(x)
+            y = tf.recompute_grad(lambda x: drop(x) * 2.0)(x)
+        return tape.gradient(y, x)
+
+    if rate and phase is Phase.TRAIN:
+        with pytest.raises(PhaseError, match=r"dropout: Dropout draws under tf.recompute_grad, which draws anew"):
+            tf.function(step)(inputs())
+    else:
+        tf.function(step)(inputs())
 
 
 def in_another_thread(function):

@@ -107,7 +107,13 @@ def test_what_data_disprove_is_no_lint():
 def test_a_batch_norm_ends_what_dropout_does_to_those_behind_it():
     normalization = [layers.BatchNormalization(), layers.Dense(4), layers.BatchNormalization(), layers.Dense(2)]
     model = functional(layers.Dropout(0.5), *normalization)
-    assert lints(model)["dropout-before-batch-norm"].paths == ("dropout", "batch_normalization")
+    assert lints(model, normal(64, 8))["dropout-before-batch-norm"].paths == ("dropout", "batch_normalization")
+
+
+def test_a_constant_is_no_branch_of_its_own():
+    scale = tf.constant([2.0])
+    model = functional(layers.Dropout(0.5), layers.Lambda(lambda x: x * scale), layers.BatchNormalization())
+    assert lints(model)["dropout-before-batch-norm"].figures == {"predicted_ratio": 0.5}
 
 
 def branching(rate: float) -> tf_keras.Model:
@@ -152,6 +158,13 @@ def test_the_graph_tells_what_feeds_what_not_the_order_of_the_calls():
     held = {"drop": layers.Dropout(0.5), "bn": layers.BatchNormalization(), "head": layers.Dense(2)}
     assert "dropout-before-batch-norm" not in lints(Body(beside, **held), (4, 8))
     assert lints(Body(before, **held), (4, 8))["dropout-before-batch-norm"].paths == ("drop", "bn")
+
+
+def test_a_published_model_has_no_lint():
+    model = tf_keras.applications.EfficientNetV2B0(weights=None, input_shape=(32, 32, 3), classes=4)
+    audit = trainloop.audit(model)
+    assert audit.ok
+    assert audit.lints == ()
 
 
 # The other lints, each with a model that has it, its paths, and a model that has it not.
@@ -251,6 +264,29 @@ def test_a_cell_that_its_layer_computes_is_not_dead():
     """ConvLSTM2D computes its cell's step itself and never calls it."""
     recurrent = layers.ConvLSTM2D(2, 3, dropout=0.2)
     assert "never-reached" not in lints(functional(recurrent, shape=(3, 6, 6, 1)))
+
+
+def test_the_layer_that_bidirectional_copies_is_not_dead():
+    model = functional(layers.Bidirectional(layers.LSTM(2, dropout=0.2)), shape=(3, 2))
+    audit = trainloop.audit(model)
+    assert [row.path for row in audit.rows] == ["bidirectional/forward_layer", "bidirectional/backward_layer"]
+    assert audit.lints == ()
+
+
+def test_a_frozen_model_in_a_closure_sets_trainable_for_all_that_it_holds():
+    teacher = nested(False)
+    teacher.trainable = False
+    student = tf_keras.Sequential([layers.Dense(2)])
+
+    def distil(x):
+        return student(x) - Phase.PREDICT.call(teacher, x)
+
+    assert lints(distil, tf.TensorSpec([4, 8])) == {}
+
+
+def test_what_a_phase_inside_says_is_not_hard_wired():
+    base = tf_keras.Sequential([layers.Dropout(0.5)])
+    assert "hard-wired-training" not in lints(lambda x: Phase.EVAL.call(base, x), tf.TensorSpec([4, 8]))
 
 
 def test_what_an_earlier_trace_hides_is_not_called_dead():

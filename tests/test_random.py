@@ -236,6 +236,13 @@ def test_the_draws_of_a_loop_differ_by_iteration(loop: Callable[[], tf.Tensor]) 
     np.testing.assert_array_equal(eagerly(loop), rows)
 
 
+def test_the_draws_of_a_condition_are_not_those_of_the_body() -> None:
+    """The loop goes on while a draw is above 0.3: the body's, if they were the same, would all be above it too."""
+    firsts = np.concatenate([compiled(looped_until_a_draw_says_so, place)[:, 0] for place in range(5)])
+    assert len(firsts) > 10
+    assert firsts.min() < 0.3
+
+
 def test_all_counters_count_in_nested_loops() -> None:
     def nested() -> tf.Tensor:
         return tf.map_fn(lambda _: tf.stack([mapped(), mapped()]), tf.zeros([3]))
@@ -335,6 +342,16 @@ def test_a_graph_in_which_nothing_is_drawn_is_the_same_with_keys() -> None:
 
 
 # What cannot be keyed
+
+
+def test_what_is_drawn_outside_of_the_step_is_none_of_its_draws() -> None:
+    def draw() -> tf.Tensor:
+        with tf.init_scope():
+            tf.random.uniform([])
+        return tf.random.uniform([4])
+
+    assert unkeyed(draw) == []
+    np.testing.assert_array_equal(compiled(draw), compiled(lambda: tf.random.uniform([4])))
 
 
 @tf.function
@@ -494,6 +511,20 @@ def test_a_recomputed_gradient_is_that_of_the_same_masks(
     assert np.abs(found[1]).sum() > 0
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("run", [compiled, eagerly])
+def test_a_recomputed_gradient_may_be_taken_in_a_branch(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gradient(wrap: Wrap) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            tape.watch(POINTS)
+            loss = tf.reduce_sum(with_a_loop_and_a_branch_inside(POINTS, wrap) ** 2)
+        return tf.cond(loss > 0, lambda: tape.gradient(loss, POINTS), lambda: POINTS)
+
+    found = run(lambda: gradient(tf.recompute_grad))
+    np.testing.assert_allclose(found, run(lambda: gradient(numbered(monkeypatch))), rtol=1e-4, atol=1e-4)
 
 
 def test_blocks_of_one_layer_have_masks_of_their_own() -> None:

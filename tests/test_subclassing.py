@@ -529,7 +529,7 @@ def test_a_plain_module_is_a_model(kind, tmp_path):
     found = trainer.evaluate(pairs)
     (weights,) = module.trainable_variables
 
-    assert found["loss"] < 0.4 * history["loss"][0]
+    assert found["loss"] < 0.5 * history["loss"][0]
     assert history["loss"][-1] > 1.5 * found["loss"]  # only in TRAIN half of the inputs are dropped
     assert trainer.evaluate(pairs) == found
     np.testing.assert_allclose(trainer.predict(pairs), x @ weights.numpy(), rtol=1e-5, atol=1e-6)

@@ -62,8 +62,25 @@ def contract(fn: Callable[..., Any], phase: Phase, *args: Any) -> ContractReport
     except PhaseError as error:
         return ContractReport(phase, violations=error.violations)
     [trace] = traces
-    found = read_effects(concrete, trace)
-    variables = _variables(python_function, trace)
+    return judge_traced(python_function, phase, concrete, trace, read_effects(concrete, trace))
+
+
+def judge_traced(
+    function: Callable[..., Any], phase: Phase, concrete: Any, trace: Trace, found: GraphEffects
+) -> ContractReport:
+    """Returns the verdict on a function that has been traced in a phase.
+
+    Args:
+      function: The function, before it was compiled.
+      phase: The phase.
+      concrete: What was traced.
+      trace: What was recorded while it was traced.
+      found: What it does.
+
+    Raises:
+      ValueError: If a waiver of a model that is called matches nothing that is there.
+    """
+    variables = _variables(function, trace)
     variables.add("other", concrete.graph.variables)  # so that those of nobody else have a name at least
     return judge(phase, found, trace, Surroundings(trace.roots, variables, trained=_trained(trace, found)))
 

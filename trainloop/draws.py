@@ -280,9 +280,8 @@ def _with_shape_of(shape: Any, parameter: tf.Tensor) -> tf.Tensor:
 def _gamma(key: Key, /, shape: Any, alpha: Any, seed: int = 0, seed2: int = 0, name: str | None = None) -> Any:
     del seed, seed2
     alpha = tf.convert_to_tensor(alpha)
-    shape = _with_shape_of(shape, alpha)
     return gen_stateless_random_ops_v2.stateless_random_gamma_v3(
-        shape=shape, alpha=tf.broadcast_to(alpha, shape), name=name, **_philox(key)
+        shape=_with_shape_of(shape, alpha), alpha=alpha, name=name, **_philox(key)
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from trainloop import keras_hooks, tracing
+from trainloop import draws, keras_hooks, random, tracing
 from trainloop.ambient import Ambient, graphs_around
 from trainloop.keras_hooks import Layer
 from trainloop.policy import Policy
@@ -155,6 +155,8 @@ def _call_layer(call: keras_hooks.CallNext, layer: Layer, args: tuple[Any, ...],
     held, value = _decide(found, layer, args, kwargs)
     if value is not None:
         args, kwargs = keras_hooks.with_training(layer, args, kwargs, value)
+    if held.training and held.family in _DRAWING and not held.is_known:
+        _check_repeats(found, held)
     found.trace.calls.append(held)
     stack = _calls()
     stack.append(held)
@@ -237,6 +239,21 @@ def _record(found: Scope, layer: Layer) -> _Held:
         decided=decided,
         is_known=is_known,
     )
+
+
+_DRAWING = ("dropout", "noise", "augmentation")
+
+
+def _check_repeats(found: Scope, held: _Held) -> None:
+    """Objects to a draw without a key under `tf.recompute_grad`, which calls the layer again for the gradient."""
+    if keras_hooks.strength_of(held.layer) > 0 and draws.recomputations() and not random.are_keyed():
+        what = (
+            f"{type(held.layer).__name__} draws under tf.recompute_grad, which draws anew for the gradient: that would "
+            "be the gradient of another mask"
+        )
+        fix = "Train it with a Trainer, which keys its draws, or take tf.recompute_grad away"
+        held.is_known = True
+        _object(found, Violation(held.path, what, fix))
 
 
 def _given(held: _Held, value: bool, how: How) -> tuple[_Held, bool]:

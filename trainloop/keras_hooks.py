@@ -354,7 +354,8 @@ def call_leftovers(model: Any) -> list[Any]:
     They are the random generators, which count up the seed that they were given, and what a layer keeps for each thread
     (losses).
     """
-    found = [getattr(layer, name, None) for layer in layers_of(model) for name in ("_random_generator", "_thread_local")]
+    names = ("_random_generator", "_thread_local")
+    found = [getattr(layer, name, None) for layer in layers_of(model) for name in names]
     return [each for each in found if each is not None]
 
 

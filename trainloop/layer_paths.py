@@ -83,4 +83,4 @@ def _counted(layers: list[Layer]) -> Iterator[tuple[str, Layer]]:
 
 
 def _holds_layers(value: Any) -> bool:
-    return isinstance(value, (tf.Module, Mapping, list, tuple))
+    return isinstance(value, tf.Module) or (isinstance(value, (Mapping, list, tuple)) and len(value) > 0)

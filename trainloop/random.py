@@ -1,8 +1,10 @@
 """Random draws that are a function of where they stand, so that no state of a generator need be kept.
 
 In a Trainer's step every draw, whoever makes it, depends on the run's seed, the phase, the position of the draw in the
-trace, the counters of the loops around it, the place of the batch, and the replica: on nothing else. So the numbers are
-the same in any chunk length, after a resume, and when the step runs eagerly.
+trace, the counters of the loops around it, the place of the batch, and the replica: on nothing else (a `seed=` of the
+draw's own is not looked at). So the numbers are the same in any chunk length, after a resume, and when the step runs
+eagerly. Eagerly they are others only where other code runs: where AutoGraph makes an op of a Python `for` or `if`, and
+in recurrent cells, for which Keras draws a mask once eagerly and in each time step when compiled.
 
 The functions here are for the draws of one's own code (a VAE's sample, mixup). In a step they are keyed like all
 others, and *declared*: allowed in every phase, where a forgotten `tf.random.normal` is a violation. Outside of a step
@@ -220,6 +222,11 @@ def keyed(*, seed: int, phase: str, place: tf.Tensor, replica: int) -> Iterator[
         yield
 
 
+def are_keyed() -> bool:
+    """Returns whether draws get keys here."""
+    return _numberings.current() is not None
+
+
 @contextlib.contextmanager
 def function_of_step() -> Iterator[None]:
     """Marks the body of a `tf.function` that is called once in a step, so that what it draws is keyed as well."""
@@ -281,14 +288,12 @@ class _Region:
 
     Attributes:
       called: The call; held, so that its arguments' id stays theirs.
-      graph: The graph in which it was called.
       position: Where it stands in the trace.
       counters: The counters of the loops around it.
       is_only_one: Whether no other call had the same arguments, as all have that are called with none.
     """
 
     called: draws.Recomputation
-    graph: tf.Graph | None
     position: Position
     counters: tuple[Any, ...]
     is_only_one: bool = True
@@ -377,31 +382,30 @@ class _Numbering:
 
     def _frame(self, recomputed: list[draws.Recomputation]) -> _Frame:
         """Returns the frame of the code that runs here, found from the outermost one inwards."""
-        frame, graph, done = _Frame((), ()), self._parts[0].graph, 0
+        frame, done = _Frame((), ()), 0
         for part in self._parts:
             for each in recomputed[done : part.outside]:
-                frame = self._frame_of_region(each, frame, graph)
-            frame, graph, done = part.frame(frame), part.graph, part.outside
+                frame = self._frame_of_region(each, frame)
+            frame, done = part.frame(frame), part.outside
         for each in recomputed[done:]:
-            frame = self._frame_of_region(each, frame, graph)
+            frame = self._frame_of_region(each, frame)
         return frame
 
-    def _frame_of_region(self, called: draws.Recomputation, around: _Frame, graph: tf.Graph | None) -> _Frame:
+    def _frame_of_region(self, called: draws.Recomputation, around: _Frame) -> _Frame:
         """Returns the frame of a call under `tf.recompute_grad`: when it is repeated, it counts from 0 again."""
         if called.call in self._calls:
             return self._calls[called.call]
         region = self._regions.get(id(called.args))
         if called.again:
-            if region is None or not region.is_only_one or region.graph is not graph:
+            if region is None or not region.is_only_one:
                 raise self._refusal("a draw")
             frame = _Frame(region.position, region.counters)
         else:
-            position = around.next("region")
+            frame = _Frame(around.next("region"), around.counters)
             if region is None:
-                self._regions[id(called.args)] = _Region(called, graph, position, around.counters)
+                self._regions[id(called.args)] = _Region(called, frame.position, frame.counters)
             else:
                 region.is_only_one = False
-            frame = _Frame(position, around.counters)
         self._calls[called.call] = frame
         return frame
 

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import tensorflow as tf
 import tf_keras
 from absl import logging
 
@@ -89,8 +90,9 @@ class StepContracts:
         for key, optimizer in self._optimizers.items():
             several = len(self._optimizers) > 1
             variables.add("optimizer", variables_held_by(optimizer), f"optimizer/{key}/" if several else "optimizer/")
-        saved = held_by(state.checkpoint)
-        variables.add("own", [*loop.own_variables, *variables_held_by(state.checkpoint)])
+        variables.add("own", loop.own_variables)
+        saved = held_by(state.checkpoint) if loop.phase is Phase.TRAIN else []  # the others write nothing that is saved
+        variables.add("own", [each for each in saved if isinstance(each, tf.Variable)])
         variables.add("other", step.graph.variables)  # so that those of nobody else have a name at least
         trained = [v for key in self._optimizers for v in self._models[key].trainable_variables]
         held = frozenset(id(handle) for each in saved for handle in handles(each))

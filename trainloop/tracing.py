@@ -68,6 +68,7 @@ class Trace:
         self.in_graph = not tf.executing_eagerly()
         self.violations: list[Violation] = []
         self._paths: dict[int, str] = {}
+        self._layers: dict[int, Any] = {}
         self._roots: list[Any] = []  # held, so that no id is given to another object
         self.calls: list[LayerCall] = []
         self._by_graph: dict[int, tuple[list[int], list[LayerCall]]] = {}
@@ -80,12 +81,21 @@ class Trace:
         """The models, dicts of models and layers that the paths are counted from."""
         return list(self._roots)
 
+    @property
+    def layers(self) -> dict[int, tuple[str, Any]]:
+        """All layers by id, each with its path: those of the models, and those that were called."""
+        found = {key: (self._paths[key], layer) for key, layer in self._layers.items()}
+        for call in self.calls:
+            found.setdefault(id(call.layer), (call.path, call.layer))
+        return found
+
     def add_root(self, root: Any) -> None:
         """Counts the paths of a model's layers from the model, or from the dict of models."""
         if not any(root is known for known in self._roots):
             self._roots.append(root)
             for path, layer in layer_paths(root).items():
                 self._paths.setdefault(id(layer), path)
+                self._layers.setdefault(id(layer), layer)
 
     def path_of(self, layer: Any, parent: LayerCall | None) -> str:
         """Returns a layer's path: in its model, or else (a layer in a closure) below the layer that calls it."""

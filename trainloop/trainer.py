@@ -52,8 +52,9 @@ class Trainer(Positioned):
       loss_weights: What `Model.compile(loss_weights=)` takes.
       metrics: What `Model.compile(weighted_metrics=)` takes: metrics get the sample weights where there are some.
       unweighted_metrics: What `Model.compile(metrics=)` takes: these get no sample weights.
-      seed: The run's seed, for the order of the data; drawn where it is None, and kept in the checkpoints. What weights
-        begin with is Keras's affair: `tf_keras.utils.set_random_seed` (`launch` calls it).
+      seed: The run's seed, for the order of the data and for all draws of a step; drawn where it is None, and kept in
+        the checkpoints. What weights begin with is Keras's affair: `tf_keras.utils.set_random_seed`, which `launch`
+        calls.
       workdir: The run's directory; None writes nothing.
       callbacks: Further callbacks; one of the same class takes a default's place. Keras callbacks may stand among them.
       default_callbacks: Whether `ProgressBar` and `StopOnNaN` (and, with a workdir, `MetricsLog`, `TensorBoard` and

@@ -38,6 +38,7 @@ class Variables:
     def __init__(self) -> None:
         self._named: dict[int, Named] = {}
         self._held: list[Any] = []  # so that no id is given to another object
+        self._parts: set[int] = set()
 
     def add_model(self, root: Any) -> None:
         """Adds the variables of a model, or of a dict of models, whose keys then begin the paths.
@@ -69,6 +70,10 @@ class Variables:
         return list(dict.fromkeys(named.path for named in self._named.values()))
 
     def _add_part(self, path: str, part: Any) -> None:
+        if id(part) in self._parts:
+            return
+        self._parts.add(id(part))
+        self._held.append(part)
         prefix = f"{path}/" if path else ""
         statistics: set[int] = set()
         purpose: Purpose = "metrics" if isinstance(part, tf_keras.metrics.Metric) else "weights"

@@ -14,12 +14,12 @@ import tf_keras
 from trainloop import keras_hooks
 from trainloop.effects import EarlierTrace, GraphEffect, GraphEffects, Kind
 from trainloop.keras_hooks import Layer
-from trainloop.layer_paths import layer_paths, parts
+from trainloop.layer_paths import parts
 from trainloop.phase import Phase
 from trainloop.tracing import LayerCall, Trace
 from trainloop.variables import Named, Variables, handles
 from trainloop.violations import Violation, phase_error
-from trainloop.waivers import Waiver, check_used, waivers_of
+from trainloop.waivers import Waiver, any_waivers, check_used, waivers_of
 
 Verdict = Literal["holds", "violated", "not proved"]
 
@@ -179,10 +179,13 @@ class _Judge:
         self._found = found
         self._trace = trace
         self._around = around
+        self._layers = trace.layers
         self._called = {id(call.layer): call for call in reversed(trace.calls)}  # of each layer the first call
-        self._effects = [(effect, self._described(effect)) for effect in found.effects]
+        self._all_effects = [(effect, self._described(effect)) for effect in found.effects]
+        self._effects = self._all_effects  # without those that are waived
         self._waived: dict[str, WaivedEffect] = {}
-        self._accept()
+        if any_waivers():
+            self._accept()
 
     def report(self) -> ContractReport:
         """Returns the report."""
@@ -200,17 +203,6 @@ class _Judge:
         )
 
     # What there is.
-
-    @functools.cached_property
-    def _layers(self) -> dict[int, tuple[str, Layer]]:
-        """Every layer by its id, with its path: those of the models, and those that were called."""
-        found: dict[int, tuple[str, Layer]] = {}
-        for root in self._around.roots:
-            for path, layer in layer_paths(root).items():
-                found.setdefault(id(layer), (path, layer))
-        for call in self._trace.calls:
-            found.setdefault(id(call.layer), (call.path, call.layer))
-        return found
 
     @functools.cached_property
     def _by_scope(self) -> dict[str, str]:
@@ -429,8 +421,7 @@ class _Judge:
     def _summed(self) -> list[Effect]:
         """Returns the effects that are left and those that were waived; ops that do the same are counted."""
         alike: dict[Any, list[Effect]] = collections.defaultdict(list)
-        for found in self._found.effects:
-            effect = self._described(found)
+        for _, effect in self._all_effects:
             alike[effect.kind, effect.layer, effect.variable, effect.op_type, effect.is_declared].append(effect)
         return sorted(dataclasses.replace(same[0], count=len(same)) for same in alike.values())
 

@@ -79,6 +79,11 @@ def waive(model: Any, effect_pattern: str, *, reason: str) -> None:
         accepted.append(waiver)
 
 
+def any_waivers() -> bool:
+    """Returns whether anything was accepted of any model."""
+    return bool(_waivers)
+
+
 def waivers_of(model: Any) -> list[Waiver]:
     """Returns what was accepted of a model, or of a part of one."""
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Literal
 
 import tensorflow as tf
@@ -58,12 +59,16 @@ def judge_healthy(name: str, strategy: tf.distribute.Strategy | None = None) -> 
     return results
 
 
-def judge_mutant(name: str, phase: Phase, strategy: tf.distribute.Strategy | None = None) -> Result:
-    """Puts a mutant before the nets in one phase."""
+def judge_mutant(name: str, strategy: tf.distribute.Strategy, phases: Sequence[Phase] = tuple(Phase)) -> list[Result]:
+    """Puts a mutant before the nets in each phase that applies to it."""
     mutant = MUTANTS[name]
     replicas = strategy if mutant.mode == "replicas" else None
-    finding = examine(mutant.build, phase, mutant.mode, replicas)
-    return _result(name, mutant.mutation, True, phase, outcome_of(name, phase, finding), finding)
+    results = []
+    for phase in phases_of(fresh(mutant.build)):
+        if phase in phases:
+            finding = examine(mutant.build, phase, mutant.mode, replicas)
+            results.append(_result(name, mutant.mutation, True, phase, outcome_of(name, phase, finding), finding))
+    return results
 
 
 def outcome_of(name: str, phase: Phase, finding: Finding) -> Outcome:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 from tests.corpus.subject import Subject
 from trainloop import Phase
@@ -48,22 +48,27 @@ class Mutant:
 MUTANTS: dict[str, Mutant] = {}
 
 
-def plant(mutant: Mutant, *modes: Mode) -> None:
+# What is planted there is run in every way; elsewhere a compiled call has to do.
+HOSTS_OF_ALL_MODES = ("drop of Forwarding", "norm of Forwarding", "a black box")
+
+
+def plant(mutant: Mutant) -> None:
     """Registers a mutant, and once more for each other way of running it."""
-    for mode in ("graph", *modes):
+    modes: tuple[Mode, ...] = get_args(Mode) if mutant.host in HOSTS_OF_ALL_MODES else ("graph",)
+    for mode in modes:
         each = dataclasses.replace(mutant, mode=mode)
         if each.name in MUTANTS:
             raise ValueError(f"there are two mutants named {each.name!r}")
         MUTANTS[each.name] = each
 
 
-def mutant(
-    mutation: str, host: str, planted: str, exposed: frozenset[Phase], *modes: Mode, contradicts: bool
+def planting(
+    mutation: str, host: str, planted: str, exposed: frozenset[Phase], *, contradicts: bool
 ) -> Callable[[Callable[[], Subject]], Callable[[], Subject]]:
     """Registers a function that makes a mutant."""
 
     def register(build: Callable[[], Subject]) -> Callable[[], Subject]:
-        plant(Mutant(mutation, host, build, planted, exposed, contradicts), *modes)
+        plant(Mutant(mutation, host, build, planted, exposed, contradicts))
         return build
 
     return register

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -62,20 +63,29 @@ class Evidence:
         """Returns whether a layer is told to act as in training, in some call in a phase."""
         return any(call.training for call in self.calls(layer, phase))
 
-    def above(self, path: str) -> Iterator[tuple[str, Layer]]:
-        """Yields the layers that hold the one at a path, the nearest first, the model itself last."""
-        while "/" in path:
-            path = path.rpartition("/")[0]
-            if path in self.layers:
-                yield path, self.layers[path]
-        own = [(at, layer) for at, layer in self.layers.items() if layer is self.model]
-        yield from (pair for pair in own if pair[0] != path)
+    def is_unseen(self, path: str, phase: Phase) -> bool:
+        """Returns whether a layer may be called in a phase all the same, by a function that was traced before."""
+        if phase not in self.traced:
+            return False
+        callers = [None if each.owner is None else each.owner.layer for each in self.traced[phase].effects.earlier]
+        return None in callers or any(holder in callers for _, holder in self.above(path))
+
+    def above(self, path: str) -> list[tuple[str, Layer]]:
+        """Returns the layers that hold the one at a path, the nearest first."""
+        key = id(self.layers[path])
+        holders = [item for item in self.layers.items() if key in self._held[id(item[1])]]
+        return sorted(holders, key=lambda item: len(self._held[id(item[1])]))
 
     def below(self, path: str) -> dict[str, Layer]:
-        """Returns the layers that the one at a path holds; for the model itself all others."""
-        if self.layers.get(path) is self.model:
-            return {at: layer for at, layer in self.layers.items() if at != path}
-        return {at: layer for at, layer in self.layers.items() if at.startswith(f"{path}/")}
+        """Returns the layers that the one at a path holds."""
+        held = self._held[id(self.layers[path])]
+        return {at: layer for at, layer in self.layers.items() if id(layer) in held}
+
+    @functools.cached_property
+    def _held(self) -> dict[int, frozenset[int]]:
+        return {
+            id(layer): frozenset(map(id, keras_hooks.layers_of(layer))) - {id(layer)} for layer in self.layers.values()
+        }
 
 
 def rate_of(layer: Layer) -> float | None:
@@ -98,7 +108,7 @@ def is_hard_wired(call: LayerCall, evidence: Evidence) -> bool:
 
     What it is merely handed on by a layer that is itself told the same does not count: there is where the value is.
     """
-    if call.how != "said" or call.training is None:
+    if call.how != "said" or call.training is None or call.phase != Phase.TRAIN.value:  # a phase opened inside
         return False
     others = evidence.calls(call.layer, Phase.EVAL)
     if not others or any(each.how != "said" or each.training is not call.training for each in others):

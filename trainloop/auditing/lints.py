@@ -163,16 +163,13 @@ def rates(evidence: Evidence) -> Iterator[Lint]:
 
 def dead_layers(evidence: Evidence) -> Iterator[Lint]:
     """Stochastic layers that a call of the model in TRAIN never reaches."""
-    traced = evidence.traced[Phase.TRAIN]
-    # Of what stands in a function that was traced before, nobody has seen the calls.
-    unseen = [None if each.owner is None else each.owner.layer for each in traced.effects.earlier]
     dead = []
     for path, layer in evidence.layers.items():
         if _family(layer) not in STOCHASTIC or not is_live(layer) or evidence.calls(layer, Phase.TRAIN):
             continue
-        holders = [holder for _, holder in evidence.above(path)]
-        computes_it = any(isinstance(holder, tf_keras.layers.RNN) for holder in holders)  # fused kernels call no cell
-        if not computes_it and None not in unseen and not any(holder in unseen for holder in holders):
+        # Fused kernels call no cell.
+        is_cell = any(isinstance(holder, tf_keras.layers.RNN) for _, holder in evidence.above(path))
+        if not is_cell and not evidence.is_unseen(path, Phase.TRAIN):
             dead.append(path)
     if dead:
         yield Lint(
@@ -342,18 +339,17 @@ def _family(layer: Layer) -> str | None:
 
 def _frozen(evidence: Evidence) -> list[str]:
     """Returns the outermost parts of a model that have weights and train none of them."""
-    found: list[str] = []
-    for path, layer in evidence.layers.items():
-        if layer is evidence.model or any(path.startswith(f"{other}/") for other in found):
-            continue
-        if evidence.below(path) and layer.weights and not layer.trainable_weights:
-            found.append(path)
-    return found
+    found = [
+        path
+        for path, layer in evidence.layers.items()
+        if layer is not evidence.model and evidence.below(path) and layer.weights and not layer.trainable_weights
+    ]
+    return [path for path in found if not any(at in found for at, _ in evidence.above(path))]
 
 
 def _is_inside_keras(path: str, evidence: Evidence) -> bool:
     """Returns whether a layer is there because one of Keras's own made it (the dropout of MultiHeadAttention)."""
-    return any(is_of_keras(holder) for _, holder in list(evidence.above(path))[:1])
+    return any(is_of_keras(holder) for _, holder in evidence.above(path)[:1])
 
 
 def _with_parents(call: LayerCall) -> list[LayerCall]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
+import tf_keras
 
 from trainloop import keras_hooks, tracing
 from trainloop.auditing.activation_statistics import NOTHING, measure, observe
@@ -15,6 +16,7 @@ from trainloop.auditing.inputs import describe, expectation, is_concrete, name_o
 from trainloop.auditing.lints import find_lints
 from trainloop.auditing.report import Audit, PhaseViolation, Row, Source, Verdict
 from trainloop.auditing.untouched import untouched
+from trainloop.contracts import judge_traced
 from trainloop.effects import read_effects
 from trainloop.keras_hooks import Layer
 from trainloop.layer_paths import layer_paths
@@ -84,9 +86,10 @@ def _audit(model: Any, inputs: Any) -> Audit:
         if phase in reasons:
             verdicts.append(Verdict(phase.value, "does not apply", reasons[phase]))
             continue
-        violations = traced[phase].trace.violations
-        verdicts.append(Verdict(phase.value, "violated" if violations else "holds"))
-        for violation in violations:
+        seen = traced[phase]
+        report = judge_traced(getattr(model, "python_function", model), phase, seen.concrete, seen.trace, seen.effects)
+        verdicts.append(Verdict(phase.value, report.verdict, "; ".join(report.unproved), report.waived))
+        for violation in report.violations:
             same = violation.path, violation.what.replace(phase.value, ""), violation.fix
             found.setdefault(same, (violation, []))[1].append(phase.value)
     return Audit(
@@ -121,6 +124,10 @@ def _trace(model: Any, inputs: Any, phase: Phase) -> Traced:
 def _layers(model: Any, traces: list[Trace]) -> dict[str, Layer]:
     """Returns every layer by path: those that the model holds, and those that it calls all the same (in a closure)."""
     found = layer_paths(model) if isinstance(model, tf.Module) else {}
+    patterns = [each.layer for each in found.values() if isinstance(each, tf_keras.layers.Bidirectional)]
+    for pattern in patterns:  # of which Bidirectional has made a copy for each direction
+        unused = set(map(id, keras_hooks.layers_of(pattern)))
+        found = {path: layer for path, layer in found.items() if id(layer) not in unused}
     known = {id(layer) for layer in found.values()}
     for trace in traces:
         for call in trace.calls:
@@ -152,7 +159,7 @@ def _rows(evidence: Evidence) -> list[Row]:
         elif _is_computed_by_its_holder(path, layer, evidence):
             continue
         else:
-            does = {phase.value: _deed(layer, family, phase, evidence) for phase in Phase}
+            does = {phase.value: _deed(path, layer, family, phase, evidence) for phase in Phase}
         if does:
             rate = None if family in (None, "batch_norm", "augmentation") else rate_of(layer)
             rows.append(Row(path, type(layer).__name__, family, rate, does, _source(layer, evidence)))
@@ -167,11 +174,11 @@ def _is_computed_by_its_holder(path: str, layer: Layer, evidence: Evidence) -> b
     )
 
 
-def _deed(layer: Layer, family: str, phase: Phase, evidence: Evidence) -> str:
+def _deed(path: str, layer: Layer, family: str, phase: Phase, evidence: Evidence) -> str:
     """Returns what a layer does in a phase, in a word."""
     values = {call.training for call in evidence.calls(layer, phase)}
     if not values:
-        return "-"
+        return "unseen" if evidence.is_unseen(path, phase) else "-"
     if len(values) > 1:
         return "mixed"
     [is_on] = values
@@ -186,7 +193,7 @@ def _own_effects(layer: Layer, evidence: Evidence) -> dict[str, str]:
         phase: {
             effect.kind
             for effect in traced.effects.effects
-            if effect.owner is not None and effect.owner.layer is layer and effect.kind != "unknown"
+            if effect.is_here and effect.owner is not None and effect.owner.layer is layer and effect.kind != "unknown"
         }
         for phase, traced in evidence.traced.items()
     }

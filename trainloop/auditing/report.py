@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from trainloop.auditing import figure, table
 from trainloop.auditing.activation_statistics import Measurement
 from trainloop.auditing.lints import Lint
+from trainloop.verdicts import WaivedEffect
 from trainloop.violations import Violation
 
 if TYPE_CHECKING:
@@ -29,8 +30,9 @@ class Row:
       family: Its family; None for a layer without one whose own ops draw, or write in some phases.
       rate: The share that it drops, or the standard deviation of its noise; None where there is none.
       does: What it does, by the phase's value: `"on"` or `"off"`; `"batch"`, `"moving"` or `"frozen"` statistics (a
-        frozen batch normalization stays on moving statistics in training); `"mixed"` where its calls differ; `"-"`
-        where the phase does not apply, or never reaches it.
+        frozen batch normalization stays on moving statistics in training); `"mixed"` where its calls differ;
+        `"unseen"` where only a `tf.function` that was traced before can call it; `"-"` where the phase does not apply,
+        or never reaches it.
       source: How it got its value of `training` in TRAIN: supplied by trainloop, passed on by an argument that follows
         the phase, hard-wired by one that does not, inherited from the Keras call around it, or decided by `pin` or
         `follow`; unreached where it is not called.
@@ -52,11 +54,13 @@ class Verdict:
       phase: The value of the phase.
       verdict: `"holds"`, `"violated"`, `"not proved"` or `"does not apply"`.
       reason: Why it does not apply, or which ops are in the way of a proof; empty else.
+      waived: The effects that were accepted by `waive`.
     """
 
     phase: str
     verdict: str
     reason: str = ""
+    waived: tuple[WaivedEffect, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

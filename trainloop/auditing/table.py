@@ -94,8 +94,10 @@ def _rates(rows: list[Row]) -> str:
 def _contract(audit: Audit) -> str:
     lines = ["contract"]
     for each in audit.verdicts:
-        line = f"  {each.phase:<10}  {each.verdict}" + (f": {each.reason}" if each.reason else "")
-        lines += textwrap.wrap(line, WIDTH, initial_indent="  ", subsequent_indent=" " * 14, drop_whitespace=True)
+        said = each.verdict + (f": {each.reason}" if each.reason else "")
+        lines += _wrapped(f"{each.phase:<10}  {said}", first="    ", others=" " * 16)
+        for waived in each.waived:
+            lines += _wrapped(f"waived: {waived.effect} ({waived.reason})", first=" " * 16, others=" " * 18)
     return "\n".join(lines)
 
 
@@ -125,8 +127,8 @@ def _listed(paths: Sequence[str]) -> str:
     return ", ".join(paths[:most]) + (f" and {len(paths) - most} more" if len(paths) > most else "")
 
 
-def _wrapped(text: str, first: str = "    ") -> list[str]:
-    return textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent="    ", break_on_hyphens=False)
+def _wrapped(text: str, first: str = "    ", others: str = "    ") -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent=others, break_on_hyphens=False)
 
 
 def _shortened(text: str, width: int) -> str:

@@ -18,22 +18,19 @@ from trainloop.effects import GraphEffects
 def untouched(model: Any) -> Iterator[None]:
     """Puts back what tracing a model changes in Python: seeds that layers count up, losses and states that they note.
 
-    Only what the model is seen to hold is put back: not what user code does to anything else while it is traced.
+    What attributes refer to is put back, not what user code does to the lists and other objects that they refer to.
     """
     holders = [*keras_hooks.layers_of(model), *keras_hooks.call_leftovers(model)]
     holders += [model] if isinstance(model, tf.Module) and not isinstance(model, keras_hooks.Layer) else []
-    kept = [(vars(holder), dict(vars(holder)), _contents(vars(holder))) for holder in holders]
+    kept = [(vars(holder), dict(vars(holder))) for holder in holders]
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 (what a layer may draw seeds from)
     try:
         yield
     finally:
-        for attributes, before, contents in kept:
+        for attributes, before in kept:
             for name in attributes.keys() - before.keys():
                 del attributes[name]
             attributes.update(before)
-            for held, members in contents:
-                if len(held) != len(members) or any(a is not b for a, b in zip(held, members, strict=True)):
-                    held[:] = members
         random.setstate(python)
         np.random.set_state(numpy)  # noqa: NPY002
 
@@ -78,7 +75,3 @@ def _written(model: Any, concrete: Any, effects: GraphEffects) -> list[tf.Variab
 def _parts(variable: tf.Variable) -> list[tf.Variable]:
     """Returns what each replica has of a variable; the variable itself where there is one replica."""
     return list(getattr(variable, "values", [variable]))
-
-
-def _contents(attributes: dict[str, Any]) -> list[tuple[list[Any], list[Any]]]:
-    return [(value, list(value)) for value in attributes.values() if type(value) is list]

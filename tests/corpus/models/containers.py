@@ -63,7 +63,7 @@ def shared() -> Subject:
     left, right = layers.Input([WIDTH]), layers.Input([WIDTH])
     tower = functional_model()
     model = tf_keras.Model([left, right], layers.subtract([tower(left), tower(right)]))
-    return subject_of(model, [rows(ROWS, WIDTH), 2.0 * rows(ROWS, WIDTH)])
+    return subject_of(model, (rows(ROWS, WIDTH), 2.0 * rows(ROWS, WIDTH)))
 
 
 @healthy("several inputs and outputs, in dicts", "container")

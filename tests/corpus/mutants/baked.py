@@ -11,7 +11,7 @@ from tf_keras import layers
 
 from tests.corpus.healthy import HEALTHY, rows
 from tests.corpus.models.containers import DROPS, ROWS, WIDTH, functional_model, saved_and_loaded
-from tests.corpus.mutation import OFF, ON, Mutant, mutant, plant
+from tests.corpus.mutation import OFF, ON, Mutant, plant, planting
 from tests.corpus.sites import Site
 from tests.corpus.subject import Subject
 from trainloop.layer_paths import layer_paths
@@ -94,7 +94,7 @@ for _value in (False, True):
             )
 
 
-@mutant("a sub-model baked with training=False", "functional in functional", "tower", OFF, contradicts=True)
+@planting("a sub-model baked with training=False", "functional in functional", "tower", OFF, contradicts=True)
 def submodel() -> Subject:
     tower, inputs = functional_model(), layers.Input([WIDTH])
     tower._name = "tower"
@@ -102,7 +102,7 @@ def submodel() -> Subject:
     return Subject(model, (rows(ROWS, WIDTH),), draws=DROPS)
 
 
-@mutant(
+@planting(
     "a sub-model baked with training=False", "MobileNetV2 under a head", "mobilenetv2_1.00_32", OFF, contradicts=True
 )
 def application() -> Subject:

@@ -27,13 +27,13 @@ class Direct(layers.Layer):
         return self.layer.call(x, **self.said)
 
 
-def _go_round(mutation: str, said: dict[str, bool], exposed: Any, sites: tuple[Site, ...], *modes: Any) -> None:
+def _go_round(mutation: str, said: dict[str, bool], exposed: Any, sites: tuple[Site, ...]) -> None:
     for site in sites:
 
         def build(site: Site = site) -> Subject:
             return site.plant(lambda layer: Direct(layer, said, name=site.path.split("/")[-1]))
 
-        plant(Mutant(mutation, str(site), build, site.path, exposed, contradicts=True), *modes)
+        plant(Mutant(mutation, str(site), build, site.path, exposed, contradicts=True))
 
 
 # Others that draw (GaussianNoise, AlphaDropout, the recurrent layers) ask Keras's context themselves, and lose nothing.

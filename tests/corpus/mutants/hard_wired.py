@@ -13,7 +13,7 @@ from tests.corpus.healthy import rows
 from tests.corpus.models.containers import DROPS, ROWS, WIDTH, functional_model
 from tests.corpus.models.generative import discriminator, generator
 from tests.corpus.models.recurrent import TIME
-from tests.corpus.mutation import OFF, ON, Mutant, mutant, plant
+from tests.corpus.mutation import OFF, ON, Mutant, plant, planting
 from tests.corpus.sites import SITES, Site
 from tests.corpus.subject import Subject
 
@@ -70,14 +70,14 @@ class InModel(HardWired):
         super().__init__(tf_keras.Sequential([layer]), value, **options)
 
 
-def hard_wire(mutation: str, wrapper: type, value: Any, sites: tuple[Site, ...], *modes: Any) -> None:
+def hard_wire(mutation: str, wrapper: type, value: Any, sites: tuple[Site, ...]) -> None:
     """Plants a wrapper that says a value at each site."""
     for site in sites:
 
         def build(site: Site = site) -> Subject:
             return site.plant(lambda layer: wrapper(layer, value, name=site.path.split("/")[-1]))
 
-        plant(Mutant(mutation, str(site), build, site.path, ON if value else OFF, contradicts=True), *modes)
+        plant(Mutant(mutation, str(site), build, site.path, ON if value else OFF, contradicts=True))
 
 
 def sites_of(*kinds: str, hosts: tuple[str, ...] = ()) -> tuple[Site, ...]:
@@ -128,12 +128,12 @@ class InDecoder(tf_keras.Model):
 def _in_cells(value: bool) -> None:
     exposed = ON if value else OFF
 
-    @mutant(f"training={value} in an RNN cell", "a cell's call", "rnn", exposed, contradicts=True)
+    @planting(f"training={value} in an RNN cell", "a cell's call", "rnn", exposed, contradicts=True)
     def cell() -> Subject:
         model = tf_keras.Sequential([layers.RNN(Cell(3, value, dropout=0.5)), layers.Dense(2)])
         return Subject(model, (rows(ROWS, TIME, WIDTH),), draws=DROPS)
 
-    @mutant(f"training={value} in an RNN cell", "a cell stepped by hand", "cell", exposed, contradicts=True)
+    @planting(f"training={value} in an RNN cell", "a cell stepped by hand", "cell", exposed, contradicts=True)
     def by_hand() -> Subject:
         return Subject(InDecoder(value), (rows(ROWS, TIME, WIDTH),), draws=DROPS)
 
@@ -141,7 +141,7 @@ def _in_cells(value: bool) -> None:
 def _in_steps(value: bool) -> None:
     exposed = ON if value else OFF
 
-    @mutant(f"training={value} in a step", "the generator of a GAN", "sequential", exposed, contradicts=True)
+    @planting(f"training={value} in a step", "the generator of a GAN", "sequential", exposed, contradicts=True)
     def one_of_two() -> Subject:
         make, judge = generator(), discriminator()
         judge.get_layer("drop").rate = 0.0
@@ -151,18 +151,18 @@ def _in_steps(value: bool) -> None:
 
         return Subject(step, (rows(ROWS, 4),), models=(make, judge))
 
-    @mutant(f"training={value} in a step", "a functional model", "model", exposed, contradicts=True)
+    @planting(f"training={value} in a step", "a functional model", "model", exposed, contradicts=True)
     def whole() -> Subject:
         model = functional_model()
         return Subject(lambda x: model(x, training=value), (rows(ROWS, WIDTH),), models=(model,), draws=DROPS)
 
-    @mutant(f"training={value} in a Lambda layer", "Sequential", "lambda", exposed, contradicts=True)
+    @planting(f"training={value} in a Lambda layer", "Sequential", "lambda", exposed, contradicts=True)
     def in_lambda() -> Subject:
         drop = layers.Dropout(0.5)
         model = tf_keras.Sequential([layers.Dense(4), layers.Lambda(lambda x: drop(x, training=value))])
         return Subject(model, (rows(ROWS, WIDTH),), draws=DROPS)
 
-    @mutant(f"training={value} in TimeDistributed", "Sequential", "time_distributed", exposed, contradicts=True)
+    @planting(f"training={value} in TimeDistributed", "Sequential", "time_distributed", exposed, contradicts=True)
     def in_time() -> Subject:
         inner = HardWired(layers.Dropout(0.5), value)
         model = tf_keras.Sequential([layers.TimeDistributed(inner), layers.BatchNormalization()])

@@ -15,7 +15,7 @@ from tests.corpus.models.containers import DROPS, ROWS, WIDTH, functional_model
 from tests.corpus.models.regularised import AUGMENTATION, IMAGE
 from tests.corpus.models.subclassed import Block, Methods, Silent
 from tests.corpus.mutants.hard_wired import sites_of
-from tests.corpus.mutation import OFF, ON, Mutant, mutant, plant
+from tests.corpus.mutation import OFF, ON, Mutant, plant, planting
 from tests.corpus.sites import Site
 from tests.corpus.subject import Subject
 
@@ -75,13 +75,13 @@ class InThread(Around):
         return outputs[0]
 
 
-def _lose(mutation: str, wrapper: type, exposed: Any, sites: tuple[Site, ...], *modes: Any, contradicts: bool) -> None:
+def _lose(mutation: str, wrapper: type, exposed: Any, sites: tuple[Site, ...], contradicts: bool) -> None:
     for site in sites:
 
         def build(site: Site = site) -> Subject:
             return site.plant(lambda layer: wrapper(layer, name=site.path.split("/")[-1]))
 
-        plant(Mutant(mutation, str(site), build, site.path, exposed, contradicts), *modes)
+        plant(Mutant(mutation, str(site), build, site.path, exposed, contradicts))
 
 
 SMALL = sites_of("dropout", "noise", "batch_norm", "recurrent")
@@ -114,49 +114,49 @@ class Module(tf.Module):
         return self.model(x)
 
 
-@mutant("a tf.Module that does not forward", "functional", "model", OFF, contradicts=False)
+@planting("a tf.Module that does not forward", "functional", "model", OFF, contradicts=False)
 def module() -> Subject:
     return Subject(Module(), (rows(ROWS, WIDTH),), draws=DROPS)
 
 
-@mutant("a function that does not forward", "functional", "model", OFF, contradicts=False)
+@planting("a function that does not forward", "functional", "model", OFF, contradicts=False)
 def function() -> Subject:
     model = functional_model()
     return Subject(unsaid(model), (rows(ROWS, WIDTH),), models=(model,), draws=DROPS)
 
 
-@mutant("a function that does not forward", "Silent", "silent", OFF, contradicts=False)
+@planting("a function that does not forward", "Silent", "silent", OFF, contradicts=False)
 def silent_function() -> Subject:
     model = Silent()
     return Subject(unsaid(model), (rows(ROWS, WIDTH),), models=(model,), draws=DROPS)
 
 
-@mutant("augmentation that is on by default", "Sequential", "random_flip", ON, contradicts=False)
+@planting("augmentation that is on by default", "Sequential", "random_flip", ON, contradicts=False)
 def default_on() -> Subject:
     model = tf_keras.Sequential([layers.RandomFlip(), layers.Flatten(), layers.Dense(2)])
     return Subject(unsaid(model), (rows(8, *IMAGE),), models=(model,), draws=AUGMENTATION)
 
 
-@mutant("augmentation that is on by default", "a layer alone", "random_flip", ON, contradicts=False)
+@planting("augmentation that is on by default", "a layer alone", "random_flip", ON, contradicts=False)
 def default_on_alone() -> Subject:
     flip = layers.RandomFlip()
     return Subject(unsaid(flip), (rows(8, *IMAGE),), models=(flip,), draws=AUGMENTATION)
 
 
-@mutant("vae.decode(x)", "methods of a model", "decoder", OFF, contradicts=False)
+@planting("vae.decode(x)", "methods of a model", "decoder", OFF, contradicts=False)
 def decode() -> Subject:
     model = Methods()
     return Subject(model.decode, (rows(ROWS, 3),), models=(model.decoder,), draws=DROPS)
 
 
-@mutant("model.call(x, training=True)", "functional", "model", OFF, contradicts=False)
+@planting("model.call(x, training=True)", "functional", "model", OFF, contradicts=False)
 def called_directly() -> Subject:
     """Goes round the context of Keras, so the value reaches no layer."""
     model = functional_model()
     return Subject(lambda x, training: model.call(x, training=training), (rows(ROWS, WIDTH),), (model,), DROPS)
 
 
-@mutant("set_learning_phase(1)", "functional", "model", ON, contradicts=False)
+@planting("set_learning_phase(1)", "functional", "model", ON, contradicts=False)
 def learning_phase() -> Subject:
     model = functional_model()
     with warnings.catch_warnings():
@@ -179,6 +179,6 @@ class WithHelper(tf_keras.Model):
         return self.block(x, training=training)
 
 
-@mutant("a helper whose training= nobody fills", "Block", "block", OFF, contradicts=True)
+@planting("a helper whose training= nobody fills", "Block", "block", OFF, contradicts=True)
 def helper() -> Subject:
     return Subject(WithHelper(), (rows(ROWS, WIDTH),), draws=DROPS)

@@ -11,7 +11,7 @@ from tests.corpus.healthy import rows
 from tests.corpus.models.containers import DROPS, ROWS, WIDTH, functional_model
 from tests.corpus.mutants.hard_wired import sites_of
 from tests.corpus.mutants.lost import Around, unsaid
-from tests.corpus.mutation import OFF, ON, Mutant, mutant, plant
+from tests.corpus.mutation import OFF, ON, Mutant, plant, planting
 from tests.corpus.sites import Site
 from tests.corpus.subject import Subject
 from trainloop import Phase
@@ -64,7 +64,7 @@ for _site in sites_of("dropout", "batch_norm", hosts=("functional",)):
     _go_stale("@tf.function on a call, traced in inference", Compiled, by_keras, False, _site)
 
 
-@mutant("a step traced in inference", "functional", "model", OFF, contradicts=True)
+@planting("a step traced in inference", "functional", "model", OFF, contradicts=True)
 def traced_step() -> Subject:
     model = functional_model()
     compiled = tf.function(unsaid(model))
@@ -72,7 +72,7 @@ def traced_step() -> Subject:
     return Subject(unsaid(compiled), (rows(ROWS, WIDTH),), models=(model,), draws=DROPS)
 
 
-@mutant("batch norm frozen after the trace", "functional", "norm", OFF, contradicts=True)
+@planting("batch norm frozen after the trace", "functional", "norm", OFF, contradicts=True)
 def frozen_after() -> Subject:
     """The compiled call still moves the statistics of what is frozen by now."""
     model = functional_model()

@@ -12,7 +12,7 @@ from tests.corpus.healthy import rows
 from tests.corpus.models.containers import DROPS, ROWS, WIDTH
 from tests.corpus.models.regularised import DropPath
 from tests.corpus.mutants.hard_wired import sites_of
-from tests.corpus.mutation import OFF, ON, Mutant, mutant, plant
+from tests.corpus.mutation import OFF, ON, Mutant, plant, planting
 from tests.corpus.subject import Subject
 
 
@@ -104,20 +104,20 @@ for _name, (_class, _exposed) in NORMS.items():
         )
 
 
-@mutant("stochastic depth that always skips", "functional", "always_skips", ON, contradicts=True)
+@planting("stochastic depth that always skips", "functional", "always_skips", ON, contradicts=True)
 def depth() -> Subject:
     inputs = layers.Input([WIDTH])
     model = tf_keras.Model(inputs, layers.add([inputs, AlwaysSkips(0.5)(layers.Dense(WIDTH)(inputs))]))
     return Subject(model, (rows(ROWS, WIDTH),), draws=DROPS)
 
 
-@mutant("a norm of one's own that always moves", "Sequential", "own_norm_that_moves", ON, contradicts=True)
+@planting("a norm of one's own that always moves", "Sequential", "own_norm_that_moves", ON, contradicts=True)
 def own_norm() -> Subject:
     model = tf_keras.Sequential([layers.Dense(4), OwnNormThatMoves(), layers.Dense(2)])
     return Subject(model, (rows(ROWS, WIDTH),), updating=_mean_of(model))
 
 
-@mutant("a counter that always counts", "Sequential", "counts", ON, contradicts=True)
+@planting("a counter that always counts", "Sequential", "counts", ON, contradicts=True)
 def counter() -> Subject:
     model = tf_keras.Sequential([layers.Dense(4), Counts()])
     return Subject(model, (rows(ROWS, WIDTH),), updating=_mean_of(model))

@@ -12,7 +12,7 @@ from tf_keras import layers
 from tests.corpus.healthy import rows
 from tests.corpus.models.containers import DROPS, ROWS, WIDTH, functional_model
 from tests.corpus.mutants.hard_wired import sites_of
-from tests.corpus.mutation import OFF, ON, Mutant, mutant, plant
+from tests.corpus.mutation import OFF, ON, Mutant, plant, planting
 from tests.corpus.subject import Subject
 
 
@@ -72,13 +72,13 @@ for _name, _class in RAW.items():
         )
 
 
-@mutant("tf.nn.dropout in a Lambda layer", "Sequential", "lambda", ON, contradicts=True)
+@planting("tf.nn.dropout in a Lambda layer", "Sequential", "lambda", ON, contradicts=True)
 def in_lambda() -> Subject:
     model = tf_keras.Sequential([layers.Dense(4), layers.Lambda(lambda x: tf.nn.dropout(x, 0.5))])
     return Subject(model, (rows(ROWS, WIDTH),), draws=DROPS)
 
 
-@mutant("tf.nn.dropout in a step", "functional", "dropout", ON, contradicts=True)
+@planting("tf.nn.dropout in a step", "functional", "dropout", ON, contradicts=True)
 def in_step() -> Subject:
     """No layer draws, so the op's own name has to do."""
     model = tf_keras.Sequential([layers.Dense(4)])
@@ -101,7 +101,7 @@ class BlackBox(tf_keras.Model):
 
 for _value in (False, True):
 
-    @mutant(
+    @planting(
         f"a SavedModel called with training={_value}", "a black box", "box", ON if _value else OFF, contradicts=True
     )
     def black_box(value: bool = _value) -> Subject:
@@ -119,7 +119,7 @@ class Recomputes(layers.Layer):
         return tf.recompute_grad(lambda x: self.layer(x, training=training))(x)
 
 
-@mutant("tf.recompute_grad around dropout", "a gradient", "drop", OFF, contradicts=False)
+@planting("tf.recompute_grad around dropout", "a gradient", "drop", OFF, contradicts=False)
 def recomputed() -> Subject:
     """Dropout is linear: its gradient is output over input, if both passes have one mask, and so this is zero."""
     model = tf_keras.Sequential([Recomputes(layers.Dropout(0.5), name="drop")])
