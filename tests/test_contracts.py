@@ -142,6 +142,61 @@ def test_an_augmentation_that_obeys_nobody_is_a_violation_of_mc_predict():
     assert paths(contract(model, Phase.EVAL, X)) == ["jitter"]
 
 
+def test_a_branch_that_the_phase_rules_out_does_not_count():
+    """`RandomCrop` has its draw in a branch of the graph of every phase; in EVAL the branch is never taken."""
+    crop = layers.RandomCrop(4, 4)
+    image = tf.TensorSpec([2, 6, 6, 3])
+    assert contract(crop, Phase.EVAL, image).verdict == "holds"
+    assert any(effect.kind == "random" for effect in contract(crop, Phase.TRAIN, image).effects)
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize(
+    "condition",
+    [
+        lambda known, given: tf.constant(known),
+        lambda known, given: tf.reduce_all((known, given)) if not known else tf.reduce_any((known, given)),
+        lambda known, given: tf.logical_not(tf.logical_not(tf.identity(tf.constant(known)))),
+        lambda known, given: tf.logical_and(known, given) if not known else tf.logical_or(given, known),
+    ],
+)
+def test_a_condition_is_followed_as_far_as_it_is_known(known, condition):
+    def draw(x):
+        return tf.nn.dropout(x, 0.5)
+
+    def function(x, given):
+        return tf.cond(condition(known, given), lambda: draw(x), lambda: x)
+
+    report = contract(function, Phase.EVAL, tf.TensorSpec([3]), tf.TensorSpec([], tf.bool))
+    assert report.verdict == ("violated" if known else "holds")
+
+
+@pytest.mark.parametrize("combine", [tf.reduce_all, tf.reduce_any, lambda parts: parts[1]])
+def test_a_condition_that_is_not_known_may_be_either(combine):
+    def function(x, given):
+        return tf.cond(combine((given, given)), lambda: x, lambda: tf.nn.dropout(x, 0.5))
+
+    report = contract(function, Phase.EVAL, tf.TensorSpec([3]), tf.TensorSpec([], tf.bool))
+    assert report.verdict == "violated"
+
+
+def test_the_statistics_of_a_loaded_model_are_known_as_such(tmp_path):
+    inputs = layers.Input([4])
+    tf_keras.Model(inputs, layers.Dense(2)(layers.BatchNormalization()(inputs))).save(tmp_path, save_format="tf")
+    loaded = tf_keras.models.load_model(tmp_path, compile=False)
+    report = contract(loaded, Phase.UPDATE_BN, tf.TensorSpec([2, 4]))
+    assert report.verdict == "holds"
+    assert {effect.variable for effect in report.effects} == {
+        "batch_normalization/moving_mean",
+        "batch_normalization/moving_variance",
+    }
+
+
+def test_the_layer_that_bidirectional_only_copies_is_not_dead():
+    model = tf_keras.Sequential([layers.Input([5, 3]), layers.Bidirectional(layers.LSTM(2, dropout=0.5))])
+    assert contract(model, Phase.TRAIN, tf.TensorSpec([2, 5, 3])).unreached == ()
+
+
 def test_mc_predict_needs_something_to_draw():
     [violation] = contract(sequential(layers.Dense(3)), Phase.MC_PREDICT, X).violations
     assert "draws nothing" in violation.what

@@ -82,7 +82,6 @@ __all__ = [
     "register_family",
     "unpin",
     "waive",
-
 ]
 
 _HOMES = {

@@ -283,12 +283,40 @@ def _origin(handle: Any) -> Any:
 
 
 def _functions_of(op: tf.Operation, graph: tf.Graph) -> Iterator[tf.Graph | None]:
-    """Yields the graph of each function that an op calls; None where it cannot be found."""
+    """Yields the graph of each function that an op may call; None where it cannot be found."""
+    never = None
+    if op.type in ("If", "StatelessIf") and (condition := _known(op.inputs[0])) is not None:
+        never = "else_branch" if condition else "then_branch"
     for attribute in op.op_def.attr:
+        if attribute.name == never:
+            continue
         if attribute.type == "func":
             yield _function(op.get_attr(attribute.name).name, graph)
         elif attribute.type == "list(func)":
             yield from (_function(each.name, graph) for each in op.get_attr(attribute.name))
+
+
+def _known(condition: tf.Tensor) -> bool | None:
+    """Returns the value of a condition where it is known before anything runs; else None.
+
+    `RandomCrop` asks for `tf.reduce_all((training, rows_left >= 0, ...))`, which is False where `training` is.
+    """
+    static = tf.get_static_value(condition)
+    if static is not None:
+        return bool(static)
+    op = condition.op
+    if op.type in ("Identity", "LogicalNot"):
+        value = _known(op.inputs[0])
+        return value if value is None or op.type == "Identity" else not value
+    deciding = {"All": False, "LogicalAnd": False, "Any": True, "LogicalOr": True}.get(op.type)
+    if deciding is None:
+        return None
+    parts = list(op.inputs if op.type.startswith("Logical") else op.inputs[:1])
+    if op.type in ("All", "Any") and parts[0].op.type == "Pack":
+        parts = list(parts[0].op.inputs)
+    elif op.type in ("All", "Any"):
+        return None
+    return deciding if any(part.shape.rank == 0 and _known(part) is deciding for part in parts) else None
 
 
 def _function(name: str, graph: tf.Graph | None) -> tf.Graph | None:

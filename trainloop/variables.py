@@ -45,8 +45,8 @@ class Variables:
 
         What is added first keeps its name.
         """
-        self._add_part("", root)
-        for path, part in parts(root):
+        # Batch normalizations come first: a loaded model has its variables in a list too, which tells of no statistics.
+        for path, part in sorted([("", root), *parts(root)], key=lambda each: not _normalizes(each[1])):
             self._add_part(path, part)
         for model in root.values() if isinstance(root, Mapping) else [root]:
             self.add("weights", keras_hooks.variables_of(model))  # what stands in no attribute, list or dict
@@ -78,7 +78,7 @@ class Variables:
         statistics: set[int] = set()
         purpose: Purpose = "metrics" if isinstance(part, tf_keras.metrics.Metric) else "weights"
         if isinstance(part, Layer):
-            if keras_hooks.family_of(part) == "batch_norm":
+            if _normalizes(part):
                 statistics = set(map(id, keras_hooks.statistics_of(part)))
             if isinstance(part, tf_keras.layers.RNN) and part.stateful:
                 for number, state in enumerate(keras_hooks.states_kept_between_batches(part)):
@@ -91,6 +91,10 @@ class Variables:
             if id(handle) not in self._named:
                 self._named[id(handle)] = Named(path, purpose)
                 self._held.append(handle)
+
+
+def _normalizes(part: Any) -> bool:
+    return isinstance(part, Layer) and keras_hooks.family_of(part) == "batch_norm"
 
 
 def handles(variable: Any) -> list[Any]:

@@ -450,10 +450,12 @@ class _Judge:
                 yield self._named(handles(variable)[0]).path
 
     def _unreached(self) -> Iterator[str]:
-        elsewhere: set[int] = set()  # cells that an RNN does not call where it is fused
+        elsewhere: set[int] = set()  # cells that an RNN does not call where it is fused, and what a wrapper only copied
         for call in self._called.values():
             if isinstance(call.layer, tf_keras.layers.RNN):
                 elsewhere.update(map(id, keras_hooks.layers_of(call.layer)))
+            elif isinstance(call.layer, tf_keras.layers.Bidirectional):
+                elsewhere.update(map(id, keras_hooks.layers_of(call.layer.layer)))
         scopes = frozenset().union(*(earlier.scopes for earlier in self._found.earlier))
         for key, (path, layer) in self._layers.items():
             if key in self._called or key in elsewhere or layer.name in scopes:

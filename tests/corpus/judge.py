@@ -10,14 +10,15 @@ import tensorflow as tf
 
 from tests.corpus.healthy import HEALTHY, phases_of
 from tests.corpus.mutation import MUTANTS, Mode
-from tests.corpus.nets import Finding, Net, examine, fresh
+from tests.corpus.nets import Finding, Net, examine, fresh, names
+from tests.corpus.training import Attempt, attempt
 from trainloop import Phase
 
 # passed: nothing was objected to, and the behaviour is what the phase wants.
 # caught: a net objected, and named what was planted. mended: the guard put it right.
 # false alarm: a net objected to what is right. misnamed: a net objected, but to something else.
-# missed: nobody objected, and the behaviour is wrong.
-Outcome = Literal["passed", "caught", "mended", "false alarm", "misnamed", "missed"]
+# not proved: the contract did not vouch for it, and named the op. missed: it passed, and the behaviour is wrong.
+Outcome = Literal["passed", "caught", "mended", "false alarm", "misnamed", "not proved", "missed"]
 GOOD = frozenset({"passed", "caught", "mended"})
 
 
@@ -29,20 +30,20 @@ class Result:
       name: The healthy model's, or the mutant's.
       group: Its kind, or its mutation.
       is_mutant: Which of the two it is.
+      in_trainer: Whether a Trainer ran the phase, in place of a call.
       phase: The value of the phase.
       outcome: What came of it.
-      net: Which net objected.
-      verdict: The contract's, where the guard let it pass.
+      net: Which net objected, where a call was made.
       details: What to look at where the outcome is bad.
     """
 
     name: str
     group: str
     is_mutant: bool
+    in_trainer: bool
     phase: str
     outcome: Outcome
     net: Net | None
-    verdict: str
     details: str
 
 
@@ -53,7 +54,7 @@ def judge_healthy(name: str, strategy: tf.distribute.Strategy | None = None) -> 
     results = []
     for phase in phases_of(fresh(model.build)):
         finding = examine(model.build, phase, mode, strategy)
-        right = finding.net is None and finding.is_right
+        right = finding.net is None and finding.is_right and finding.verdict == "holds"
         outcome = "passed" if right else "missed" if finding.net is None else "false alarm"
         results.append(_result(name, model.kind, False, phase, outcome, finding))
     return results
@@ -84,16 +85,60 @@ def outcome_of(name: str, phase: Phase, finding: Finding) -> Outcome:
             return "false alarm"
         return "caught" if finding.names(mutant.planted) else "misnamed"
     if not finding.is_right:
-        return "missed"
+        return "not proved" if finding.verdict == "not proved" else "missed"
     return "mended" if exposed else "passed"
+
+
+def one_of_each() -> list[str]:
+    """Returns a mutant of each mutation: the first, which is a small one."""
+    first: dict[str, str] = {}
+    for name, mutant in MUTANTS.items():
+        if mutant.mode == "graph":
+            first.setdefault(mutant.mutation, name)
+    return list(first.values())
+
+
+def train_healthy(name: str) -> list[Result]:
+    """Runs a healthy model in a Trainer, in each phase that applies to it."""
+    model = HEALTHY[name]
+    results = []
+    for phase in phases_of(fresh(model.build)):
+        tried = attempt(model.build, phase)
+        moved = tried.changed and phase not in (Phase.TRAIN, Phase.UPDATE_BN)
+        outcome = "false alarm" if tried.violations or tried.warned else "missed" if moved else "passed"
+        details = "" if outcome in GOOD else str(tried)
+        results.append(Result(name, model.kind, False, True, phase.value, outcome, None, details))
+    return results
+
+
+def train_mutant(name: str) -> list[Result]:
+    """Runs a mutant in a Trainer, in each phase that it is exposed in; nothing may have changed where it is caught."""
+    mutant = MUTANTS[name]
+    results = []
+    for phase in phases_of(fresh(mutant.build)):
+        if phase in mutant.exposed:
+            tried = attempt(mutant.build, phase, is_built=True)
+            outcome = _outcome_of_training(name, tried)
+            details = "" if outcome in GOOD else str(tried)
+            results.append(Result(name, mutant.mutation, True, True, phase.value, outcome, None, details))
+    return results
+
+
+def _outcome_of_training(name: str, tried: Attempt) -> Outcome:
+    mutant = MUTANTS[name]
+    if not tried.violations:
+        return "missed" if mutant.contradicts else "mended"
+    if tried.changed:
+        return "missed"
+    return "caught" if names(tried.violations, mutant.planted) else "misnamed"
 
 
 def _result(name: str, group: str, is_mutant: bool, phase: Phase, outcome: Outcome, finding: Finding) -> Result:
     details = "" if outcome in GOOD else _details(finding)
-    return Result(name, group, is_mutant, phase.value, outcome, finding.net, finding.verdict, details)
+    return Result(name, group, is_mutant, False, phase.value, outcome, finding.net, details)
 
 
 def _details(finding: Finding) -> str:
     if finding.net is not None:
         return f"the {finding.net} said: " + " | ".join(map(str, finding.violations))
-    return f"did: {finding.behaviour}; wanted: {finding.wanted}; warned: {finding.warned}"
+    return f"{finding.verdict}; did: {finding.behaviour}; wanted: {finding.wanted}; warned: {finding.warned}"

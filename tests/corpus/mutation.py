@@ -48,14 +48,18 @@ class Mutant:
 MUTANTS: dict[str, Mutant] = {}
 
 
-# What is planted there is run in every way; elsewhere a compiled call has to do.
+# What is planted there is run in every way; elsewhere a compiled call has to do. A thread that runs eagerly is in no
+# phase but its own, so there is nothing to be caught.
 HOSTS_OF_ALL_MODES = ("drop of Forwarding", "norm of Forwarding", "a black box")
+NOT_EAGER = ("a worker thread",)
 
 
 def plant(mutant: Mutant) -> None:
     """Registers a mutant, and once more for each other way of running it."""
     modes: tuple[Mode, ...] = get_args(Mode) if mutant.host in HOSTS_OF_ALL_MODES else ("graph",)
     for mode in modes:
+        if mode == "eager" and mutant.mutation in NOT_EAGER:
+            continue
         each = dataclasses.replace(mutant, mode=mode)
         if each.name in MUTANTS:
             raise ValueError(f"there are two mutants named {each.name!r}")

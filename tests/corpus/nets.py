@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import tensorflow as tf
@@ -47,9 +47,8 @@ class Finding:
         return self.behaviour == self.wanted
 
     def names(self, path: str) -> bool:
-        """Returns whether a violation is at a path, or below it."""
-        parts = path.split("/")
-        return any(_holds(violation.path.replace(":0", "").split("/"), parts) for violation in self.violations)
+        """Returns whether a violation is at a path or below it, or of a variable that the layer there writes."""
+        return names(self.violations, path)
 
 
 def examine(
@@ -130,6 +129,14 @@ def traced(call: Callable[..., Any], subject: Subject, mode: Mode) -> Callable[[
 def _scope(strategy: tf.distribute.Strategy | None) -> Iterator[None]:
     with contextlib.nullcontext() if strategy is None else strategy.scope():
         yield
+
+
+def names(violations: Sequence[Violation], path: str) -> bool:
+    """Returns whether one of these is at a path or below it, or of a variable that the layer there writes."""
+    parts = path.split("/")
+    return any(
+        _holds(violation.path.split("/"), parts) or f"by layer {path!r}" in violation.what for violation in violations
+    )
 
 
 def _holds(path: list[str], planted: list[str]) -> bool:

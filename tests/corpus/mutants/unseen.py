@@ -102,7 +102,11 @@ class BlackBox(tf_keras.Model):
 for _value in (False, True):
 
     @planting(
-        f"a SavedModel called with training={_value}", "a black box", "box", ON if _value else OFF, contradicts=True
+        f"a SavedModel called with training={_value}",
+        "a black box",
+        "black_box",
+        ON if _value else OFF,
+        contradicts=True,
     )
     def black_box(value: bool = _value) -> Subject:
         return Subject(BlackBox(value), (rows(ROWS, WIDTH),), draws=DROPS)
