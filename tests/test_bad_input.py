@@ -258,7 +258,7 @@ def test_empty_data_is_refused(workdir: pathlib.Path, argument: str, length_know
     if length_known:
         assert not workdir.exists()
     elif argument == "fit: train_data=":  # that it is empty shows in the first step, and no earlier
-        assert written == {"LOCK", "phases.jsonl"}
+        assert written == {"LOCK", "contract.json", "phases.jsonl"}
     assert "checkpoints" not in written
 
 
@@ -368,7 +368,7 @@ def test_a_loss_that_is_nan_stops_the_first_step(workdir: pathlib.Path) -> None:
     with pytest.raises(NonFiniteLossError, match=r"^the loss of step 1 is NaN or infinite"):
         trainer.fit(arrays(), steps=50)
     assert trainer.step == 1
-    assert {path.name for path in workdir.glob("*")} == {"LOCK", "phases.jsonl"}
+    assert {path.name for path in workdir.glob("*")} == {"LOCK", "contract.json", "phases.jsonl"}
 
 
 MISFITS = {

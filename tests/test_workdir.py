@@ -182,22 +182,25 @@ def test_a_killed_owner_frees_its_lock(tmp_path: pathlib.Path) -> None:
 
 def test_a_forked_child_does_not_keep_the_lock(tmp_path: pathlib.Path) -> None:
     reading, writing = os.pipe()
+    is_there, tells = os.pipe()
     lock = Workdir(tmp_path).lock()
     lock.__enter__()
     child = os.fork()
     if child == 0:
         os.close(writing)
+        os.write(tells, b"1")
         os.read(reading, 1)  # Until the parent has tried.
         os._exit(0)
     try:
+        os.read(is_there, 1)  # Until the child has begun, which is when it lets go.
         with pytest.raises(WorkdirLocked), Workdir(tmp_path).lock():
             pass
         lock.__exit__(None, None, None)
         with Workdir(tmp_path).lock():
             pass
     finally:
-        os.close(writing)
-        os.close(reading)
+        for descriptor in (writing, reading, is_there, tells):
+            os.close(descriptor)
         os.waitpid(child, 0)
 
 

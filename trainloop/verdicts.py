@@ -205,12 +205,12 @@ class _Judge:
     # What there is.
 
     @functools.cached_property
-    def _by_scope(self) -> dict[str, str]:
-        """The path of each layer by the name that its ops stand in, where only one layer has that name."""
-        paths: dict[str, list[str]] = collections.defaultdict(list)
+    def _by_scope(self) -> dict[str, tuple[str, Layer]]:
+        """Each layer with its path by the name that its ops stand in, where only one layer has that name."""
+        layers: dict[str, list[tuple[str, Layer]]] = collections.defaultdict(list)
         for path, layer in self._layers.values():
-            paths[layer.name].append(path)
-        return {name: found[0] for name, found in paths.items() if len(found) == 1}
+            layers[layer.name].append((path, layer))
+        return {name: found[0] for name, found in layers.items() if len(found) == 1}
 
     def _described(self, effect: GraphEffect) -> Effect:
         op, named = effect.op, None
@@ -232,9 +232,11 @@ class _Judge:
         """Returns the path of the layer that an effect belongs to: by the call it was made in, or by its name."""
         if effect.is_here and effect.owner is not None:
             return effect.owner.path
+        around = None if effect.owner is None else set(map(id, keras_hooks.layers_of(effect.owner.layer)))
         for name in reversed(effect.op.name.split("/")[:-1]):
-            if name in self._by_scope:
-                return self._by_scope[name]
+            path, layer = self._by_scope.get(name, ("", None))
+            if layer is not None and (around is None or id(layer) in around):
+                return path
         return "" if effect.owner is None else effect.owner.path
 
     @functools.cached_property
@@ -288,7 +290,7 @@ class _Judge:
                 for violation in self._draw(found, effect) if found.kind == "random" else self._write(found, effect):
                     objected[effect.label] = violation
         yield from objected.values()
-        if self._phase is Phase.TRAIN:
+        if self._phase.training:
             yield from self._silent()
             yield from self._stuck()
         if self._phase in (Phase.TRAIN, Phase.UPDATE_BN):
@@ -370,6 +372,8 @@ class _Judge:
         for earlier in self._found.earlier:
             for path, layer in self._inside(earlier):
                 family = keras_hooks.family_of(layer)
+                if not self._phase.policy.training_for(family):
+                    continue
                 if family in ("dropout", "noise"):
                     stuck = keras_hooks.strength_of(layer) > 0 and id(layer) not in self._drawing
                     what = "draws nothing there"

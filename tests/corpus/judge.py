@@ -8,8 +8,10 @@ from typing import Literal
 
 import tensorflow as tf
 
-from tests.corpus.healthy import HEALTHY, phases_of
-from tests.corpus.mutation import MUTANTS, Mode
+from tests.corpus.healthy import phases_of
+from tests.corpus.models import HEALTHY
+from tests.corpus.mutants import MUTANTS
+from tests.corpus.mutation import Mode
 from tests.corpus.nets import Finding, Net, examine, fresh, names
 from tests.corpus.training import Attempt, attempt
 from trainloop import Phase

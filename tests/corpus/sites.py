@@ -10,7 +10,7 @@ from typing import Any, Literal
 import tf_keras
 from tf_keras import layers
 
-from tests.corpus.healthy import HEALTHY
+from tests.corpus.models import HEALTHY
 from tests.corpus.models.regularised import DropPath
 from tests.corpus.subject import Subject
 from trainloop.layer_paths import layer_paths

@@ -68,5 +68,5 @@ class Inference(Callback):
         self.to = to
 
     def on_trigger(self, trainer: Trainer) -> None:
-        options = {} if self.samples is None else {"samples": self.samples}
+        options: dict[str, Any] = {} if self.samples is None else {"samples": self.samples}
         self.to(trainer, trainer.predict(self.data, phase=self.phase, **options))

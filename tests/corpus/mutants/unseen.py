@@ -102,7 +102,7 @@ class BlackBox(tf_keras.Model):
 for _value in (False, True):
 
     @planting(
-        f"a SavedModel called with training={_value}",
+        f"a SavedModel told training={_value}",
         "a black box",
         "black_box",
         ON if _value else OFF,
