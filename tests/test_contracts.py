@@ -524,3 +524,20 @@ def test_the_report_can_be_read_by_people_and_by_programs():
     assert [violation["path"] for violation in plain["violations"]] == ["raw", "counter/calls"]
     assert plain["effects"][0]["kind"] == "random"
     assert trainloop.ContractReport is type(report)
+
+
+def test_what_a_layer_does_after_a_scope_inside_its_call_is_still_its_own():
+    class Drop(layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.score, self.rate = layers.Dense(3), 0.5
+
+        def call(self, x, training=None):
+            scores = Phase.EVAL.call(self.score, x)
+            return tf.nn.dropout(x, self.rate) + 0.0 * scores if training else x
+
+    register_family(Drop, "dropout")
+    drop = Drop()
+    assert contract(drop, Phase.TRAIN, tf.TensorSpec([2, 3])).verdict == "holds"
+    pin(drop, Phase.MC_PREDICT)
+    assert contract(drop, Phase.EVAL, tf.TensorSpec([2, 3])).verdict == "holds"

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from trainloop import Callback, Every, Phase, Trainer, WeightAveraging, data
+from trainloop import Callback, Every, Phase, Trainer, WeightAveraging, audit, contract, data
 
 X = np.random.default_rng(0).normal(size=[20, 4]).astype("float32")
 PAIRS = (X, X.sum(axis=1, keepdims=True))
@@ -144,3 +144,44 @@ def test_a_masked_loss_counts_what_is_not_masked():
     net = tf_keras.Sequential([tf_keras.layers.Embedding(7, 3, mask_zero=True), tf_keras.layers.Dense(1)])
     losses = [make(net=net).evaluate(data.from_arrays((tokens, labels), batch_size=size))["loss"] for size in (1, 2, 3)]
     assert losses == pytest.approx([losses[0]] * 3)
+
+
+class Measures(tf_keras.Model):
+    """Has metrics of its own: one that it updates, and one that Keras makes for it."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense, self.mean = tf_keras.layers.Dense(1), tf_keras.metrics.Mean()
+
+    def call(self, x):
+        y = self.dense(x)
+        self.mean.update_state(y)
+        self.add_metric(tf.reduce_sum(y), name="sum")
+        return y
+
+
+def test_a_metric_inside_a_model_is_no_violation_and_is_put_back():
+    model = Measures()
+    trainer = Trainer(model, "sgd", loss="mse", default_callbacks=False)
+    x = np.ones([8, 2], np.float32)
+    trainer.fit(data.from_arrays((x, x[:, :1]), batch_size=4), epochs=1)
+    counted = model.mean.count.numpy()
+    assert counted == 8
+    trainer.evaluate(data.from_arrays((x, x[:, :1]), batch_size=4))
+    trainer.predict(data.from_arrays(x, batch_size=4))
+    assert model.mean.count.numpy() == counted
+
+
+def test_a_table_that_keras_counts_among_the_weights_is_none():
+    vectorize = tf_keras.layers.TextVectorization(20, output_sequence_length=3)
+    vectorize.adapt(["a b c", "b c d"])
+    text = tf_keras.layers.Input([], dtype=tf.string)
+    hidden = tf_keras.layers.Flatten()(tf_keras.layers.Embedding(20, 4)(vectorize(text)))
+    model = tf_keras.Model(text, tf_keras.layers.Dense(1)(hidden))
+    trainer = Trainer(model, "sgd", loss="mse", default_callbacks=False)
+    pairs = tf.data.Dataset.from_tensor_slices((["a b", "c d"], [0.0, 1.0])).batch(2)
+    trainer.fit(pairs, epochs=1)
+    trainer.evaluate(pairs)
+    assert trainer.contract(Phase.TRAIN).verdict == "holds"
+    assert contract(model, Phase.EVAL, tf.constant(["a b"])).verdict == "holds"
+    assert audit(model, tf.constant(["a b"])).ok

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from trainloop import Phase, PhaseError, policy, register_family
+from trainloop import Phase, PhaseError, guard, policy, register_family
 
 layers = tf_keras.layers
 ROWS, TIME, WIDTH = 32, 4, 6
@@ -553,3 +553,11 @@ def test_each_replica_keeps_to_its_own_scope(two_replicas):
 
     tf.function(lambda: two_replicas.run(replica))()
     assert {phase: each.training for phase, each in told.items()} == {Phase.TRAIN: True, Phase.EVAL: False}
+
+
+def test_an_eager_loop_in_a_scope_keeps_nothing():
+    drop = layers.Dropout(0.5)
+    with guard.scope("train", Phase.TRAIN.policy) as scope:
+        for _ in range(3):
+            drop(tf.ones([1]))
+    assert (scope.layer_calls, scope.trace.calls) == (3, [])

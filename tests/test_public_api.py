@@ -43,7 +43,6 @@ PUBLIC = {
     "register_family",
     "unpin",
     "waive",
-
 }
 
 EXTRAS = ["sklearn", "matplotlib", "jinja2", "optuna"]

@@ -222,8 +222,8 @@ def _wrapped(optimizer: tf_keras.optimizers.Optimizer, model: Any) -> tf_keras.o
     """Adds loss scaling where a model computes in float16, as `Model.compile` does."""
     if isinstance(optimizer, tf_keras.mixed_precision.LossScaleOptimizer):
         return optimizer
-    parts = [model, *getattr(model, "submodules", ())]
-    half = any(getattr(getattr(part, "dtype_policy", None), "name", "") == "mixed_float16" for part in parts)
+    layers = keras_hooks.layers_of(model)
+    half = any(getattr(getattr(layer, "dtype_policy", None), "name", "") == "mixed_float16" for layer in layers)
     return tf_keras.mixed_precision.LossScaleOptimizer(optimizer) if half else optimizer
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -116,7 +117,9 @@ def _trained(trace: Trace, found: GraphEffects) -> list[tf.Variable]:
     written = {id(effect.target) for effect in found.effects if effect.kind == "write"}
     trained: list[tf.Variable] = []
     for root in trace.roots:
-        trainable = list(getattr(root, "trainable_variables", ()))
+        trainable: list[tf.Variable] = []
+        with contextlib.suppress(ValueError):  # Keras's answer where a part of a model has no variables yet
+            trainable += getattr(root, "trainable_variables", ())
         if any(id(handle) in written for variable in trainable for handle in handles(variable)):
             trained += trainable
     return trained

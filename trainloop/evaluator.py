@@ -306,7 +306,7 @@ class Evaluator(StepMethods):
 
     @contextlib.contextmanager
     def _states_put_back(self) -> Iterator[None]:
-        """Puts the state that RNNs (`stateful=True`) keep between batches back when the block ends, however it ends."""
+        """Puts back what RNNs (`stateful=True`) and metrics inside a model keep between batches, however it ends."""
         before = {id(state): state.read_value() for state in self._states_kept()}
         try:
             yield
@@ -315,7 +315,10 @@ class Evaluator(StepMethods):
                 state.assign(before.get(id(state), tf.zeros_like(state)))
 
     def _states_kept(self) -> list[tf.Variable]:
-        return [state for model in self.models.values() for state in keras_hooks.states_kept_between_batches(model)]
+        models, borrowed = self.models.values(), {id(metric) for metric in self.metrics.objects}
+        metrics = [metric for model in models for metric in keras_hooks.metrics_in(model) if id(metric) not in borrowed]
+        states = [state for model in models for state in keras_hooks.states_kept_between_batches(model)]
+        return [*states, *(variable for metric in metrics for variable in metric.variables)]
 
     def _loop(
         self,

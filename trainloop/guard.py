@@ -157,7 +157,8 @@ def _call_layer(call: keras_hooks.CallNext, layer: Layer, args: tuple[Any, ...],
         args, kwargs = keras_hooks.with_training(layer, args, kwargs, value)
     if held.training and held.family in _DRAWING and not held.is_known:
         _check_repeats(found, held)
-    found.trace.calls.append(held)
+    if found.trace.in_graph or held.graph is not None:  # of an eager loop it would never end to grow
+        found.trace.calls.append(held)
     stack = _calls()
     stack.append(held)
     held.start = tracing.op_count(held.graph)
@@ -234,6 +235,7 @@ def _record(found: Scope, layer: Layer) -> _Held:
         training=None,
         how="said",
         parent=parent,
+        around=around,
         graph=None if tf.executing_eagerly() else tf.compat.v1.get_default_graph(),
         policy=policy,
         decided=decided,

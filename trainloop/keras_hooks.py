@@ -328,8 +328,7 @@ def trainable_candidates(model: Any) -> list[tf.Variable]:
     """
     if isinstance(model, Layer):
         found = [v for layer in model._flatten_layers() for v in layer._trainable_weights]
-        with contextlib.suppress(ValueError):  # Keras's answer where a model has no variables yet
-            found += [v for v in model.variables if v.trainable]  # those of a tf.Module that a layer holds
+        found += [v for v in variables_of(model) if v.trainable]  # those of a tf.Module that a layer holds
     else:
         found = [variable for variable in model.variables if variable.trainable]
     return list({id(variable): variable for variable in found}.values())
@@ -367,13 +366,16 @@ def is_own_attribute(name: str) -> bool:
 
 def own_weights(layer: Layer) -> list[tf.Variable]:
     """Returns the weights of a layer itself, without those of the layers in it."""
-    return [*layer._trainable_weights, *layer._non_trainable_weights]
+    return [v for v in (*layer._trainable_weights, *layer._non_trainable_weights) if isinstance(v, tf.Variable)]
 
 
 def variables_of(model: Any) -> list[tf.Variable]:
-    """Returns all variables of a model; none where it has not made them yet."""
+    """Returns all variables of a model; none where it has not made them yet.
+
+    The table of an adapted `TextVectorization`, which Keras counts among the weights, is none.
+    """
     try:
-        return list(getattr(model, "variables", ()))
+        return [variable for variable in getattr(model, "variables", ()) if isinstance(variable, tf.Variable)]
     except ValueError:  # Keras's answer where a model has no variables yet
         return []
 
@@ -415,6 +417,11 @@ def states_kept_between_batches(model: Any) -> list[tf.Variable]:
     """Returns the variables in which the `stateful=True` RNNs of a model keep their state from batch to batch."""
     recurrent = [layer for layer in layers_of(model) if isinstance(layer, tf_keras.layers.RNN) and layer.stateful]
     return [state for layer in recurrent for state in tf.nest.flatten(layer._states) if isinstance(state, tf.Variable)]
+
+
+def metrics_in(model: Any) -> list[tf_keras.metrics.Metric]:
+    """Returns the metrics that the layers of a model hold themselves, those of `add_metric` among them."""
+    return [metric for layer in layers_of(model) for metric in layer._metrics]
 
 
 def statistics_of(layer: Layer) -> list[tf.Variable]:

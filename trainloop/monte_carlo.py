@@ -24,7 +24,9 @@ from trainloop.results import MCPrediction, StepResult
 from trainloop.user_code import call_user
 
 SAMPLES = 50  # where nobody says how many
-_TOLERANCE = 1e-3  # how far the sum of class probabilities may be from 1
+# How far the sum of class probabilities may be from 1; those of a softmax in few bits are rounded one by one.
+_TOLERANCE = {tf.float16: 5e-3, tf.bfloat16: 3e-2}
+_TOLERANCE_ELSE = 1e-3
 
 Step = Callable[[Any, Phase], Any]
 State = Any  # a nest of tensors and TensorArrays: what `tf.while_loop` carries on
@@ -210,7 +212,7 @@ def _begin(leaf: tf.Tensor, sampling: Sampling) -> State:
     value = _accumulated(leaf)
     state: dict[str, Any] = {"mean": value, "squares": tf.zeros_like(value)}
     if _may_be_classes(value):
-        state |= {"entropy": _entropy(value), "are_classes": _are_classes(value)}
+        state |= {"entropy": _entropy(value), "are_classes": _are_classes(value, leaf.dtype)}
     if sampling.keep:
         kept = tf.TensorArray(leaf.dtype, sampling.samples, element_shape=leaf.shape)
         state["kept"] = kept.write(0, leaf)
@@ -223,7 +225,7 @@ def _take_in(state: State, leaf: tf.Tensor, count: tf.Tensor) -> State:
     following = {"mean": mean, "squares": state["squares"] + (value - state["mean"]) * (value - mean)}
     if "entropy" in state:
         following["entropy"] = _mean(state["entropy"], _entropy(value), count)
-        following["are_classes"] = state["are_classes"] & _are_classes(value)
+        following["are_classes"] = state["are_classes"] & _are_classes(value, leaf.dtype)
     if "kept" in state:
         following["kept"] = state["kept"].write(count - 1, leaf)
     return following
@@ -252,9 +254,9 @@ def _may_be_classes(value: tf.Tensor) -> bool:
     return value.shape.rank is not None and value.shape.rank >= 2 and (value.shape[-1] or 0) >= 2
 
 
-def _are_classes(value: tf.Tensor) -> tf.Tensor:
+def _are_classes(value: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     """Returns for each row whether all of its last axes are probabilities."""
-    sums_to_one = tf.abs(tf.reduce_sum(value, axis=-1) - 1.0) <= _TOLERANCE
+    sums_to_one = tf.abs(tf.reduce_sum(value, axis=-1) - 1.0) <= _TOLERANCE.get(dtype, _TOLERANCE_ELSE)
     found = tf.reduce_all(value >= 0.0, axis=-1) & sums_to_one
     return tf.reduce_all(found, axis=list(range(1, found.shape.rank)))
 

@@ -82,6 +82,8 @@ def follow(layer: Any, *, match: str | None = None) -> list[str]:
 def unpin(layer: Any, *, match: str | None = None) -> list[str]:
     """Takes back what `pin` or `follow` did to a layer or a sub-model, and all in it.
 
+    A part of something that is still pinned stays held with it: unpin that, or let the part `follow`.
+
     Args:
       layer: A layer, a model, or a `tf.Module` that holds layers.
       match: Only the layers in it whose path matches.

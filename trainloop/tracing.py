@@ -38,6 +38,8 @@ class LayerCall:
       start: How many ops the graph had before the call.
       stop: How many it had after it.
       outputs: What it returned to the graph; None for an eager call, and for one that raised.
+      around: The layer call that it was made in, also where a scope of its own was opened in between, so that this one
+        is no parent.
     """
 
     layer: Any
@@ -51,6 +53,7 @@ class LayerCall:
     start: int = 0
     stop: int = 0
     outputs: Any = None
+    around: LayerCall | None = None
 
 
 class Trace:
@@ -120,7 +123,7 @@ class Trace:
         position = bisect.bisect_right(starts, index) - 1
         call = calls[position] if position >= 0 else None
         while call is not None and not (call.graph is graph and call.start <= index < call.stop):
-            call = call.parent
+            call = call.around
         return call
 
     def _calls_by_graph(self) -> dict[int, tuple[list[int], list[LayerCall]]]:

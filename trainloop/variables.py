@@ -22,7 +22,8 @@ class Named(NamedTuple):
     Attributes:
       path: Its path in the model (`encoder/bn/moving_mean`), or its own name where it is in none.
       purpose: What it is there for: a model's weights, statistics of batch normalization, the state that a stateful RNN
-        keeps between batches, a metric, an optimizer, the Trainer's own counters and sums, or anything else.
+        or a metric inside a model keeps between batches, a metric, an optimizer, the Trainer's own counters and sums,
+        or anything else.
     """
 
     path: str
@@ -76,7 +77,7 @@ class Variables:
         self._held.append(part)
         prefix = f"{path}/" if path else ""
         statistics: set[int] = set()
-        purpose: Purpose = "metrics" if isinstance(part, tf_keras.metrics.Metric) else "weights"
+        purpose: Purpose = "state" if isinstance(part, tf_keras.metrics.Metric) else "weights"
         if isinstance(part, Layer):
             if _normalizes(part):
                 statistics = set(map(id, keras_hooks.statistics_of(part)))

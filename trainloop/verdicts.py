@@ -441,7 +441,7 @@ class _Judge:
         for found, effect in self._effects:
             is_state = found.kind == "write" and self._named(found.target).purpose == "state"
             if is_state and id(found.target) not in self._around.held:
-                yield f"{effect.variable}: the state that a stateful RNN keeps between batches is in no checkpoint"
+                yield f"{effect.variable}: what a layer keeps between batches is in no checkpoint"
 
     def _unwritten(self) -> Iterator[str]:
         trained = self._around.trained
@@ -480,7 +480,7 @@ _ALLOWED = {
 def _may_write(phase: Phase) -> set[str]:
     """Returns the purposes of the variables that a phase may write.
 
-    What a stateful RNN keeps between batches is put back by whoever runs the phase.
+    What a stateful RNN, or a metric inside a model, keeps between batches is put back by whoever runs the phase.
     """
     if "weights" in phase.policy.writes:
         return {"weights", "batch_norm", "state", "metrics", "optimizer", "own", "other"}

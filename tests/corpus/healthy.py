@@ -22,6 +22,7 @@ class Healthy:
       build: Makes it anew.
       eager: Whether it must be run eagerly.
       fits: Whether a Trainer is tried on it too.
+      is_large: Whether making it takes seconds, so that it is made once for all phases.
       plain: Whether Keras alone treats it right as well; not so where a phase is nested inside.
     """
 
@@ -31,6 +32,7 @@ class Healthy:
     eager: bool = False
     fits: bool = True
     plain: bool = True
+    is_large: bool = False
 
 
 HEALTHY: dict[str, Healthy] = {}

@@ -53,9 +53,11 @@ def judge_healthy(name: str, strategy: tf.distribute.Strategy | None = None) -> 
     """Puts a healthy model before the nets in each phase that applies to it."""
     model = HEALTHY[name]
     mode: Mode = "eager" if model.eager else "graph" if strategy is None else "replicas"
+    subject = fresh(model.build, strategy)
+    build = (lambda: subject) if model.is_large else model.build
     results = []
-    for phase in phases_of(fresh(model.build)):
-        finding = examine(model.build, phase, mode, strategy)
+    for phase in phases_of(subject):
+        finding = examine(build, phase, mode, strategy, is_traceable=not model.eager)
         right = finding.net is None and finding.is_right and finding.verdict == "holds"
         outcome = "passed" if right else "missed" if finding.net is None else "false alarm"
         results.append(_result(name, model.kind, False, phase, outcome, finding))
@@ -66,10 +68,12 @@ def judge_mutant(name: str, strategy: tf.distribute.Strategy, phases: Sequence[P
     """Puts a mutant before the nets in each phase that applies to it."""
     mutant = MUTANTS[name]
     replicas = strategy if mutant.mode == "replicas" else None
+    subject = fresh(mutant.build, replicas)
+    build = (lambda: subject) if mutant.is_large else mutant.build
     results = []
-    for phase in phases_of(fresh(mutant.build)):
+    for phase in phases_of(subject):
         if phase in phases:
-            finding = examine(mutant.build, phase, mutant.mode, replicas)
+            finding = examine(build, phase, mutant.mode, replicas)
             results.append(_result(name, mutant.mutation, True, phase, outcome_of(name, phase, finding), finding))
     return results
 
@@ -88,6 +92,8 @@ def outcome_of(name: str, phase: Phase, finding: Finding) -> Outcome:
         return "caught" if finding.names(mutant.planted) else "misnamed"
     if not finding.is_right:
         return "not proved" if finding.verdict == "not proved" else "missed"
+    if exposed and mutant.contradicts:
+        return "missed"  # it does right, but somebody has said the contrary and is not told
     return "mended" if exposed else "passed"
 
 

@@ -28,6 +28,7 @@ class Mutant:
       exposed: The phases of one boolean in which Keras alone gets it wrong.
       contradicts: Whether it says the contrary of the phase: then it must be caught, where else it may be mended too.
       mode: How it is run.
+      is_large: Whether making it takes seconds, so that it is made once for all phases.
     """
 
     mutation: str
@@ -37,6 +38,7 @@ class Mutant:
     exposed: frozenset[Phase]
     contradicts: bool
     mode: Mode = "graph"
+    is_large: bool = False
 
     @property
     def name(self) -> str:

@@ -27,13 +27,13 @@ class Site:
       host: The name of the healthy model.
       path: The layer's path in it.
       kind: What the layer is.
-      is_slow: Whether the model is a large one.
+      is_large: Whether the model is a large one.
     """
 
     host: str
     path: str
     kind: Kind
-    is_slow: bool = False
+    is_large: bool = False
 
     def __str__(self) -> str:
         return f"{self.path} of {self.host}"
@@ -82,19 +82,19 @@ DROPOUT_SITES = (
     Site("transformer", "encoders/0/drop_dense", "dropout"),
     Site("functional", "drop", "dropout"),
     Site("Sequential, built late", "drop", "dropout"),
-    Site("MobileNetV3Small", "dropout", "dropout", is_slow=True),
-    Site("EfficientNetB0", "block4b_drop", "dropout", is_slow=True),
-    Site("ResNetRS50", "top_dropout", "dropout", is_slow=True),
+    Site("MobileNetV3Small", "dropout", "dropout", is_large=True),
+    Site("EfficientNetB0", "block4b_drop", "dropout", is_large=True),
+    Site("ResNetRS50", "top_dropout", "dropout", is_large=True),
 )
 NORM_SITES = (
     Site("Forwarding", "norm", "batch_norm"),
     Site("Silent", "norm", "batch_norm"),
     Site("Blocks", "blocks/0/norm", "batch_norm"),
     Site("functional", "norm", "batch_norm"),
-    Site("MobileNetV2", "bn_Conv1", "batch_norm", is_slow=True),
-    Site("ResNet50", "conv2_block1_1_bn", "batch_norm", is_slow=True),
-    Site("DenseNet121", "conv3_block2_0_bn", "batch_norm", is_slow=True),
-    Site("EfficientNetB0", "block3a_bn", "batch_norm", is_slow=True),
+    Site("MobileNetV2", "bn_Conv1", "batch_norm", is_large=True),
+    Site("ResNet50", "conv2_block1_1_bn", "batch_norm", is_large=True),
+    Site("DenseNet121", "conv3_block2_0_bn", "batch_norm", is_large=True),
+    Site("EfficientNetB0", "block3a_bn", "batch_norm", is_large=True),
 )
 OTHER_SITES = (
     Site("RandomFlip", "random_flip", "augmentation"),

@@ -12,8 +12,8 @@ from trainloop import Phase
 
 _COLUMNS = ("guard", "contract", "mended", "harmless", "missed")
 _KEY = """Mutants, by what was planted. The numbers are of pairs of a mutant and a phase: caught by the guard or by the
-contract, mended by the guard, harmless (the phase says what the mutation says, or tells each family its own), missed. In a
-Trainer one mutant of each kind was tried: caught or mended of tried."""
+contract, mended by the guard, harmless (the phase says what the mutation says, or tells each family its own), missed.
+In a Trainer one mutant of each kind was tried: caught or mended of tried."""
 START, END = "<!-- corpus: begin -->", "<!-- corpus: end -->"
 
 

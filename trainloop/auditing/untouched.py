@@ -62,7 +62,7 @@ def variables_put_back(model: Any, concrete: Any, effects: GraphEffects) -> Iter
 
 
 def _written(model: Any, concrete: Any, effects: GraphEffects) -> list[tf.Variable]:
-    held = list(getattr(model, "variables", []))
+    held = keras_hooks.variables_of(model)
     variables = list({id(variable): variable for variable in [*concrete.variables, *held]}.values())
     found = [effect for effect in effects.effects if effect.kind != "random"]
     by_handle = {id(part.handle): variable for variable in variables for part in _parts(variable)}

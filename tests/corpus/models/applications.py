@@ -46,13 +46,13 @@ def application(name: str) -> Subject:
     side = SIDES.get(name, 32)
     make = getattr(tf_keras.applications, name)
     model = make(weights=None, classes=5, input_shape=(side, side, 3), classifier_activation=None)
-    return Subject(model, (100.0 * rows(8, side, side, 3),), draws=APPLICATIONS[name])
+    draws = APPLICATIONS[name]
+    return Subject(model, (100.0 * rows(8 if draws else 2, side, side, 3),), draws=draws)
 
 
 for _name in APPLICATIONS:
-    healthy(_name, "application", fits=_name in ("MobileNetV2", "MobileNetV3Small"))(
-        functools.partial(application, _name)
-    )
+    _fits = _name in ("MobileNetV2", "MobileNetV3Small")
+    healthy(_name, "application", fits=_fits, is_large=True)(functools.partial(application, _name))
 
 
 @healthy("ConvNeXt with stochastic depth", "application", eager=True, fits=False)

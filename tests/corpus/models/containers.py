@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -119,7 +120,8 @@ def two_models() -> Subject:
 
 def saved_and_loaded(model: Any, suffix: str, load: Callable[..., Any] = tf_keras.models.load_model) -> Any:
     """Returns a model saved as a file of that suffix (none: a SavedModel) and loaded back."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # .h5 is called legacy
         path = f"{folder}/model{suffix}"
         model.save(path, **({} if suffix else {"save_format": "tf"}))
         return load(path)

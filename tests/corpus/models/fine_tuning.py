@@ -77,7 +77,7 @@ def frozen_norm() -> Subject:
     return tuned(model)
 
 
-@healthy("an application with a new head", "fine-tuning", fits=False)
+@healthy("an application with a new head", "fine-tuning", fits=False, is_large=True)
 def application_with_head() -> Subject:
     base = tf_keras.applications.MobileNetV2(weights=None, include_top=False, input_shape=(32, 32, 3), pooling="avg")
     base.trainable = False

@@ -37,14 +37,14 @@ SITES = (
     Site("AlphaDropout", "alpha_dropout", "dropout"),
     Site("GaussianNoise", "gaussian_noise", "noise"),
     Site("nested three deep", "middle", "dropout"),
-    Site("MobileNetV3Small", "dropout", "dropout", is_slow=True),
-    Site("EfficientNetB0", "block6c_drop", "dropout", is_slow=True),
-    Site("EfficientNetV2B0", "block2b_expand_bn", "batch_norm", is_slow=True),
-    Site("MobileNetV2", "Conv_1_bn", "batch_norm", is_slow=True),
-    Site("InceptionV3", "batch_normalization_17", "batch_norm", is_slow=True),
-    Site("Xception", "block3_sepconv1_bn", "batch_norm", is_slow=True),
-    Site("NASNetMobile", "stem_bn1", "batch_norm", is_slow=True),
-    Site("RegNetX002", "regnetx002_Stage_1_XBlock_0_conv_1x1_1_bn", "batch_norm", is_slow=True),
+    Site("MobileNetV3Small", "dropout", "dropout", is_large=True),
+    Site("EfficientNetB0", "block6c_drop", "dropout", is_large=True),
+    Site("EfficientNetV2B0", "block2b_expand_bn", "batch_norm", is_large=True),
+    Site("MobileNetV2", "Conv_1_bn", "batch_norm", is_large=True),
+    Site("InceptionV3", "batch_normalization_17", "batch_norm", is_large=True),
+    Site("Xception", "block3_sepconv1_bn", "batch_norm", is_large=True),
+    Site("NASNetMobile", "stem_bn1", "batch_norm", is_large=True),
+    Site("RegNetX002", "regnetx002_Stage_1_XBlock_0_conv_1x1_1_bn", "batch_norm", is_large=True),
 )
 
 
@@ -78,6 +78,7 @@ for _value in (False, True):
                 _site.path,
                 _exposed,
                 contradicts=True,
+                is_large=_site.is_large,
             )
         )
     for _site in SITES[:2]:

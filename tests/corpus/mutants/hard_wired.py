@@ -77,13 +77,14 @@ def hard_wire(mutation: str, wrapper: type, value: Any, sites: tuple[Site, ...])
         def build(site: Site = site) -> Subject:
             return site.plant(lambda layer: wrapper(layer, value, name=site.path.split("/")[-1]))
 
-        plant(Mutant(mutation, str(site), build, site.path, ON if value else OFF, contradicts=True))
+        exposed = ON if value else OFF
+        plant(Mutant(mutation, str(site), build, site.path, exposed, contradicts=True, is_large=site.is_large))
 
 
 def sites_of(*kinds: str, hosts: tuple[str, ...] = ()) -> tuple[Site, ...]:
     """Returns the small sites of these kinds, in these hosts if some are given."""
     return tuple(
-        site for site in SITES if site.kind in kinds and not site.is_slow and site.host in (hosts or (site.host,))
+        site for site in SITES if site.kind in kinds and not site.is_large and site.host in (hosts or (site.host,))
     )
 
 

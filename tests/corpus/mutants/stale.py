@@ -50,7 +50,8 @@ def _go_stale(mutation: str, wrapper: type, first: Callable[..., None], training
         first(subject.entry, *subject.inputs, training)
         return subject
 
-    plant(Mutant(mutation, str(site), build, site.path, ON if training else OFF, contradicts=True))
+    # A replica traces it anew, and then all is well.
+    plant(Mutant(mutation, str(site), build, site.path, ON if training else OFF, contradicts=False))
 
 
 for _site in sites_of("dropout", "batch_norm", hosts=("Forwarding", "Silent")):
