@@ -541,3 +541,70 @@ def test_what_a_layer_does_after_a_scope_inside_its_call_is_still_its_own():
     assert contract(drop, Phase.TRAIN, tf.TensorSpec([2, 3])).verdict == "holds"
     pin(drop, Phase.MC_PREDICT)
     assert contract(drop, Phase.EVAL, tf.TensorSpec([2, 3])).verdict == "holds"
+
+
+class Loop:
+    """Somebody's own loop, with its compiled call in an attribute."""
+
+    def __init__(self):
+        self.model = healthy()
+        self.compiled = tf.function(lambda x: self.model(x, training=False))
+        self.compiled(X)
+
+    def step(self, x):
+        return self.compiled(x)
+
+    def make_step(self):
+        return lambda x: self.step(x)
+
+
+@pytest.mark.parametrize("make", [lambda loop: loop.step, Loop.make_step])
+def test_a_whole_step_that_was_traced_in_another_phase_is_named_by_the_models_within_reach(make):
+    step = make(Loop())
+    assert set(paths(contract(step, Phase.TRAIN, X))) == {"batch_normalization", "dropout"}
+    assert contract(step, Phase.EVAL, X).verdict == "holds"
+
+
+def test_statistics_that_a_function_traced_before_writes_for_a_frozen_layer_are_a_violation():
+    model = sequential(layers.BatchNormalization(name="norm"), layers.Dense(1))
+    compiled = tf.function(lambda x: model(x, training=True))
+    compiled(X)
+    assert contract(compiled.get_concrete_function(X), Phase.TRAIN, X).verdict == "holds"
+    model.get_layer("norm").trainable = False
+    report = contract(lambda x: compiled(x), Phase.TRAIN, X)
+    assert paths(report) == ["norm/moving_mean", "norm/moving_variance"]
+    assert "though BatchNormalization is frozen" in report.violations[0].what
+
+
+def test_statistics_of_a_frozen_layer_may_be_copied_from_another_one():
+    student, teacher = healthy(), healthy()
+    teacher.trainable = False
+
+    def step(x):
+        for mine, theirs in zip(teacher.variables, student.variables, strict=True):
+            mine.assign(0.9 * mine + 0.1 * theirs)
+        return student(x) + Phase.PREDICT.call(teacher, x)
+
+    assert contract(step, Phase.TRAIN, X).verdict == "holds"
+
+
+@pytest.mark.parametrize("in_a_layer", [False, True])
+def test_what_a_function_draws_in_a_scope_of_its_own_is_judged_by_that(in_a_layer):
+    def step(x):
+        return Phase.PREDICT.call(raw, x)
+
+    function = sequential(layers.Lambda(step)) if in_a_layer else step
+    report = contract(function, Phase.TRAIN, X)
+    assert "in phase 'predict'" in report.violations[0].what
+    assert contract(lambda x: Phase.TRAIN.call(raw, x), Phase.EVAL, X).verdict == "holds"
+
+
+def test_a_teacher_traced_before_serves_in_its_own_phase():
+    student, teacher = healthy(), healthy()
+    compiled = tf.function(lambda x: teacher(x, training=False))
+    compiled(X)
+
+    def step(x):
+        return student(x) + Phase.PREDICT.call(lambda y: compiled(y), x)
+
+    assert contract(step, Phase.TRAIN, X).verdict == "holds"

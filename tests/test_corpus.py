@@ -39,8 +39,6 @@ IN_A_TRAINER = [
 ]
 
 KNOWN = {
-    "a step traced in inference: functional": "no layer call is seen, so that the contract knows of no layer",
-    "batch norm frozen after the trace: functional": "the contract allows TRAIN to write any statistics",
     "a SavedModel told training=False: a black box": "nothing in its graph says what it would have drawn",
 }
 

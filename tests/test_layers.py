@@ -25,6 +25,7 @@ LAYERS = [
     "draws",
     "random",
     "guard",
+    "first_traces",
     "phase",
     "pinning",
     "variables",

@@ -9,7 +9,7 @@ import tensorflow as tf
 import tf_keras
 from tf_keras import layers
 
-from trainloop import Phase, contract, waive
+from trainloop import Phase, Trainer, contract, data, waive
 
 X = np.ones([4, 3], np.float32)
 
@@ -111,3 +111,22 @@ def test_bad_waivers_are_refused(pattern, reason, message):
 def test_what_is_no_model_is_refused():
     with pytest.raises(TypeError, match="model=3 holds no layers or variables"):
         waive(3, "random *", reason="r")
+
+
+def test_a_draw_in_no_layer_is_accepted_with_a_trainer_and_without():
+    dense = tf_keras.Sequential([layers.Dense(1)])
+    waive(dense, "random random_normal", reason="smoothing on purpose")
+
+    def smoothed(x):
+        return dense(x + tf.random.normal(tf.shape(x)))
+
+    class Smoothing(Trainer):
+        def compute_loss(self, batch, phase):
+            outputs = smoothed(batch[0])
+            return self.loss(batch[1], outputs), outputs
+
+    trainer = Smoothing(dense, "sgd", loss="mse", default_callbacks=False)
+    trainer.evaluate(data.from_arrays((np.ones([8, 3], "float32"), np.ones([8, 1], "float32")), batch_size=4))
+    for report in (contract(smoothed, Phase.EVAL, X), trainer.contract(Phase.EVAL)):
+        assert [each.effect for each in report.waived] == ["random random_normal"]
+        assert report.verdict == "holds"

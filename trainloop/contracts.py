@@ -10,8 +10,9 @@ from typing import Any
 import tensorflow as tf
 import tf_keras
 
-from trainloop import tracing
+from trainloop import keras_hooks, tracing
 from trainloop.effects import GraphEffects, read_effects
+from trainloop.keras_hooks import Layer
 from trainloop.phase import Phase, check_phase
 from trainloop.tracing import Trace
 from trainloop.user_code import call_user, own_exceptions
@@ -81,6 +82,9 @@ def judge_traced(
     Raises:
       ValueError: If a waiver of a model that is called matches nothing that is there.
     """
+    if found.earlier:
+        for model in _models_behind(function, found):
+            trace.add_root(model)
     variables = _variables(function, trace)
     variables.add("other", concrete.graph.variables)  # so that those of nobody else have a name at least
     return judge(phase, found, trace, Surroundings(trace.roots, variables, trained=_trained(trace, found)))
@@ -101,15 +105,45 @@ def _variables(function: Callable[..., Any], trace: Trace) -> Variables:
     return found
 
 
+def _models_behind(function: Callable[..., Any], found: GraphEffects) -> list[Layer]:
+    """Returns the models within reach that are used by functions traced before, where nobody sees their layers."""
+    used = {id(handle) for handle in found.reads} | {id(effect.target) for effect in found.effects}
+    models = [each for each in _within_reach(function) if isinstance(each, Layer) and keras_hooks.is_built(each)]
+    models.sort(key=lambda model: len(keras_hooks.layers_of(model)), reverse=True)  # what holds others names them
+    return [m for m in models if any(id(each) in used for variable in m.variables for each in handles(variable))]
+
+
 def _within_reach(function: Callable[..., Any]) -> Iterator[Any]:
-    """Yields what a function can reach by a name of its own: in its object, its closure or its module."""
-    if not isinstance(function, tf.Module) and (owner := getattr(function, "__self__", None)) is not None:
-        yield from unpacked(vars(owner))
+    """Yields what a function, or one that it calls, can reach by name: in its object, its closure or its module."""
+    waiting, met = [function], set[int]()
+    while waiting:
+        function = waiting.pop()
+        if id(function) in met:
+            continue
+        met.add(id(function))
+        for each in _named_in(function):
+            yield each
+            own = getattr(each, "python_function", each)
+            if inspect.isroutine(own) and (getattr(own, "__module__", None) or "").split(".")[0] not in _LIBRARIES:
+                waiting.append(own)
+
+
+_LIBRARIES = ("tensorflow", "tf_keras", "keras", "numpy", "trainloop")
+
+
+def _named_in(function: Callable[..., Any]) -> Iterator[Any]:
+    """Yields what a function calls by a name, and what the objects hold that it is a method of or that it encloses."""
     try:
         reached = inspect.getclosurevars(inspect.unwrap(getattr(function, "__func__", function)))
     except TypeError:  # a model, or a function that is not written in Python
-        return
-    yield from unpacked([reached.nonlocals, reached.globals])
+        enclosed, reached_globals = [], []
+    else:
+        enclosed, reached_globals = list(reached.nonlocals.values()), list(reached.globals.values())
+    for each in unpacked([getattr(function, "__self__", None), enclosed]):
+        yield each
+        if not isinstance(each, (tf.Module, type)) and not callable(each):
+            yield from unpacked(dict(getattr(each, "__dict__", {})))
+    yield from unpacked(reached_globals)
 
 
 def _trained(trace: Trace, found: GraphEffects) -> list[tf.Variable]:

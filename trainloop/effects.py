@@ -76,6 +76,8 @@ class GraphEffect:
       owner: The layer call that made the op, or else the function call with the op in it; None where there is none.
       is_declared: Whether it is a draw through `trainloop.random`, or takes its seed from one.
       is_here: Whether it was made in this trace, and not by a function that was traced before.
+      phase: The value of the phase that holds for it: that of the innermost layer call or scope that it was made in;
+        None where there is none.
       seeds: What it takes its seed from, as far as that is given to the graph and not made in it.
     """
 
@@ -85,6 +87,7 @@ class GraphEffect:
     owner: LayerCall | None
     is_declared: bool
     is_here: bool
+    phase: str | None
     seeds: tuple[Any, ...]
 
     @property
@@ -100,11 +103,13 @@ class EarlierTrace:
     Attributes:
       name: The name of the function.
       owner: The layer call that made the call; None where there is none.
+      phase: The value of the phase that holds for the call; None where there is none.
       scopes: The names of all scopes that ops stand in, there and in the functions called from there.
     """
 
     name: str
     owner: LayerCall | None
+    phase: str | None
     scopes: frozenset[str]
 
 
@@ -185,23 +190,23 @@ class _Reader:
                 handle = _origin(op.inputs[0])
                 reads[id(handle)] = handle
             elif role == "call":
-                owner = self._trace.owner(graph, index)
+                owner, phase = self._trace.owner(graph, index), self._trace.phase_at(graph, index)
                 for inner in _functions_of(op, graph):
                     if inner is None:
-                        effect = GraphEffect("unknown", op, None, owner, False, here, ())
+                        effect = GraphEffect("unknown", op, None, owner, False, here, phase, ())
                         effects[_key(effect)] = effect
                         continue
                     inside, given = self.read(inner), _Arguments(inner.inputs, list(op.inputs))
                     for effect in inside.effects:
-                        effect = self._outside(effect, given, owner, graph)
+                        effect = self._outside(effect, given, owner, phase, graph)
                         effects[_key(effect)] = effect
                     for handle in inside.reads:
                         handle = _origin(given.of(handle))
                         reads[id(handle)] = handle
                     if here and not self._is_here(inner):
-                        earlier[EarlierTrace(inner.name, owner, _scopes(inner))] = None
+                        earlier[EarlierTrace(inner.name, owner, phase, _scopes(inner))] = None
                     for each in inside.earlier:
-                        earlier[dataclasses.replace(each, owner=each.owner or owner)] = None
+                        earlier[dataclasses.replace(each, owner=each.owner or owner, phase=each.phase or phase)] = None
             elif role != "random" or _draws(op):
                 effect = self._effect(role, op, index, graph, here)
                 effects[_key(effect)] = effect
@@ -214,9 +219,12 @@ class _Reader:
             if not declared:
                 declared, seeds = self._follow(_seeds(op), graph)
         target = _origin(op.inputs[0]) if kind == "write" else None
-        return GraphEffect(kind, op, target, self._trace.owner(graph, index), declared, here, seeds)
+        owner, phase = self._trace.owner(graph, index), self._trace.phase_at(graph, index)
+        return GraphEffect(kind, op, target, owner, declared, here, phase, seeds)
 
-    def _outside(self, effect: GraphEffect, given: _Arguments, owner: LayerCall | None, graph: tf.Graph) -> GraphEffect:
+    def _outside(
+        self, effect: GraphEffect, given: _Arguments, owner: LayerCall | None, phase: str | None, graph: tf.Graph
+    ) -> GraphEffect:
         """Returns an effect of a function as one of the graph that calls it."""
         declared, seeds = effect.is_declared, effect.seeds
         if seeds and not declared:
@@ -225,6 +233,7 @@ class _Reader:
             effect,
             target=None if effect.target is None else _origin(given.of(effect.target)),
             owner=effect.owner or owner,
+            phase=effect.phase or phase,
             is_declared=declared,
             seeds=seeds,
         )

@@ -118,7 +118,11 @@ def scope(
         if around_batch_norm is None and around is not None and around.name == name:  # `phase.call` inside a step
             around_batch_norm = around.around_batch_norm
         entered = Scope(name, policy, trace, around_batch_norm)
-        with keras_hooks.intercepted_layer_calls(_call_layer, _call_directly), _scopes.opened(entered):
+        with (
+            trace.in_scope(name, entered.opened_in),
+            keras_hooks.intercepted_layer_calls(_call_layer, _call_directly),
+            _scopes.opened(entered),
+        ):
             yield entered
         if outermost and trace.violations:
             raise keras_hooks.as_it_is(phase_error(name, trace.violations))

@@ -154,6 +154,11 @@ def _position_of_training(layer: Layer) -> int | None:
     return names.index("training") if "training" in names else None
 
 
+def heeds_training(layer: Layer) -> bool:
+    """Returns whether a layer's `call` takes `training` and may do something of its own by it."""
+    return _position_of_training(layer) is not None and not is_container(layer)
+
+
 def default_training(layer: Layer) -> Any:
     """Returns the value that a layer's `call` takes for `training` where it is invoked with none, past `__call__`."""
     default = layer._call_spec.default_training_arg

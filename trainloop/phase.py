@@ -7,7 +7,7 @@ import enum
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from trainloop import guard, keras_hooks, policy
+from trainloop import first_traces, guard, keras_hooks, policy
 from trainloop.policy import Policy
 
 
@@ -70,7 +70,8 @@ class Phase(enum.Enum):
 
         Raises:
           TypeError: If `model` cannot be called, or `training=` is among the arguments.
-          PhaseError: If a layer in it is told another phase: hard-wired, baked into a functional graph, or handed down.
+          PhaseError: If a layer in it is told another phase: hard-wired, baked into a functional graph, handed down, or
+            kept by a `tf.function` without a `training` parameter, which was traced in that other phase.
         """
         if not callable(model):
             raise TypeError(f"{self}.call: model={model!r} is not callable; pass a model, a layer or a function")
@@ -78,7 +79,10 @@ class Phase(enum.Enum):
             raise TypeError(
                 f"{self}.call: training={kwargs['training']!r} was given, but the phase passes training=; drop it"
             )
-        with guard.scope(self.value, self.policy, root=keras_hooks.model_of(model)):
+        with (
+            guard.scope(self.value, self.policy, root=keras_hooks.model_of(model)) as scope,
+            first_traces.heeded(model, self.value, self.policy, scope.trace),
+        ):
             if keras_hooks.takes_training(model):
                 kwargs["training"] = self.training
             return model(*inputs, **kwargs)

@@ -9,7 +9,7 @@ import bisect
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import tensorflow as tf
 
@@ -56,11 +56,30 @@ class LayerCall:
     around: LayerCall | None = None
 
 
+class OpenedScope(NamedTuple):
+    """The ops that were made while a scope was open.
+
+    Attributes:
+      graph: The graph that was being built.
+      start: How many ops it had before.
+      stop: How many it had after.
+      phase: The value of the scope's phase.
+      around: The layer call that it was opened in, or None.
+    """
+
+    graph: tf.Graph
+    start: int
+    stop: int
+    phase: str
+    around: LayerCall | None
+
+
 class Trace:
     """All layer calls under one outermost scope.
 
     Attributes:
       calls: In the order in which they began.
+      scopes: The scopes, in the order in which they ended.
       declared: The draws made through `trainloop.random`, as `(graph, first op, number of ops after it)`.
       unkeyed: What was drawn where no key could be made, as descriptions.
       violations: Where a layer contradicted its phase.
@@ -74,6 +93,7 @@ class Trace:
         self._layers: dict[int, Any] = {}
         self._roots: list[Any] = []  # held, so that no id is given to another object
         self.calls: list[LayerCall] = []
+        self.scopes: list[OpenedScope] = []
         self._by_graph: dict[int, tuple[list[int], list[LayerCall]]] = {}
         self._sorted_calls = 0
         self.declared: list[tuple[tf.Graph, int, int]] = []
@@ -126,6 +146,22 @@ class Trace:
             call = call.around
         return call
 
+    def phase_at(self, graph: tf.Graph, index: int) -> str | None:
+        """Returns the value of the phase that holds for an op: that of the innermost layer call or scope around it.
+
+        Args:
+          graph: The graph of the op.
+          index: Its place among `graph.get_operations()`.
+        """
+        call = self.owner(graph, index)
+        for scope in self.scopes:  # the innermost has ended first
+            if scope.graph is graph and scope.start <= index < scope.stop:
+                around = scope.around
+                while around is not None and around is not call:
+                    around = around.around
+                return scope.phase if call is None or around is call else call.phase
+        return None if call is None else call.phase
+
     def _calls_by_graph(self) -> dict[int, tuple[list[int], list[LayerCall]]]:
         """Returns the calls made in each graph, in the order of their first ops, and these."""
         if self._sorted_calls != len(self.calls):
@@ -140,6 +176,15 @@ class Trace:
     def is_declared(self, graph: tf.Graph, index: int) -> bool:
         """Returns whether an op was made by a draw through `trainloop.random`."""
         return any(each is graph and start <= index < stop for each, start, stop in self.declared)
+
+    @contextlib.contextmanager
+    def in_scope(self, phase: str, around: LayerCall | None) -> Iterator[None]:
+        """Notes which ops the block makes, as those of a scope of that phase that is opened in a layer call."""
+        graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+        start = op_count(graph)
+        yield
+        if graph is not None:
+            self.scopes.append(OpenedScope(graph, start, op_count(graph), phase, around))
 
     @contextlib.contextmanager
     def declaring(self) -> Iterator[None]:
@@ -163,6 +208,7 @@ def merged(traces: Sequence[Trace]) -> Trace:
     whole = Trace()
     for trace in traces:
         whole.calls += trace.calls
+        whole.scopes += trace.scopes
         whole.declared += trace.declared
         whole.unkeyed += trace.unkeyed
         whole.violations += trace.violations

@@ -48,8 +48,12 @@ class Effect:
 
     @property
     def label(self) -> str:
-        """What a waiver accepts it by: `"random <layer>"`, `"write <variable>"`, `"unknown <op type>"`."""
-        where = {"random": self.layer or self.op_name, "write": self.variable, "unknown": self.op_type}
+        """What a waiver accepts it by: `"random <layer>"`, `"write <variable>"`, `"unknown <op type>"`.
+
+        A draw in no layer goes by its op's scope: the op itself has another name where draws are keyed.
+        """
+        scope = self.op_name.rpartition("/")[0] or self.op_name
+        where = {"random": self.layer or scope, "write": self.variable, "unknown": self.op_type}
         return f"{self.kind} {where[self.kind]}"
 
 
@@ -218,7 +222,7 @@ class _Judge:
             named = self._named(effect.target)
         return Effect(
             kind=effect.kind,
-            layer=self._layer_of(effect),
+            layer=self._maker(effect)[0],
             variable=named.path if named else "",
             op_type=op.type,
             op_name=op.name,
@@ -228,16 +232,16 @@ class _Judge:
     def _named(self, handle: Any) -> Named:
         return self._around.variables.of(handle) or Named(_name_of_handle(handle), "other")
 
-    def _layer_of(self, effect: GraphEffect) -> str:
-        """Returns the path of the layer that an effect belongs to: by the call it was made in, or by its name."""
+    def _maker(self, effect: GraphEffect) -> tuple[str, Layer | None]:
+        """Returns the layer that an effect belongs to, with its path: by the call it was made in, or by its name."""
         if effect.is_here and effect.owner is not None:
-            return effect.owner.path
+            return effect.owner.path, effect.owner.layer
         around = None if effect.owner is None else set(map(id, keras_hooks.layers_of(effect.owner.layer)))
         for name in reversed(effect.op.name.split("/")[:-1]):
             path, layer = self._by_scope.get(name, ("", None))
             if layer is not None and (around is None or id(layer) in around):
-                return path
-        return "" if effect.owner is None else effect.owner.path
+                return path, layer
+        return ("", None) if effect.owner is None else (effect.owner.path, effect.owner.layer)
 
     @functools.cached_property
     def _written(self) -> set[int]:
@@ -251,7 +255,7 @@ class _Judge:
         for effect in self._found.effects:
             if effect.kind == "random":
                 found.update(id(call.layer) for call in _upwards(effect.owner))
-                path = "" if effect.is_here else self._layer_of(effect)
+                path = "" if effect.is_here else self._maker(effect)[0]
                 found.update(key for key, (own, _) in self._layers.items() if path and own == path)
         return found
 
@@ -334,6 +338,19 @@ class _Judge:
                     fix if found.is_here else _RETRACE,
                 )
                 return
+        _, layer = self._maker(found)
+        if (
+            layer is not None
+            and purpose == "batch_norm"
+            and keras_hooks.family_of(layer) == "batch_norm"
+            and not layer.trainable
+        ):
+            yield Violation(
+                effect.variable,
+                f"is written{by}{_where(found)}, though {type(layer).__name__} is frozen (trainable=False) {op}",
+                "Let its call heed `trainable`, and trace a tf.function anew after a layer was frozen",
+            )
+            return
         held = self._around.held if self._phase is Phase.TRAIN else None
         if held is not None and purpose not in ("own", "state") and id(found.target) not in held:
             yield Violation(
@@ -370,9 +387,10 @@ class _Judge:
     def _stuck(self) -> Iterator[Violation]:
         """Yields the layers inside functions that were traced before, and seem to be in another phase there."""
         for earlier in self._found.earlier:
+            policy = (self._phase if earlier.phase is None else Phase(earlier.phase)).policy
             for path, layer in self._inside(earlier):
                 family = keras_hooks.family_of(layer)
-                if not self._phase.policy.training_for(family):
+                if not policy.training_for(family):
                     continue
                 if family in ("dropout", "noise"):
                     stuck = keras_hooks.strength_of(layer) > 0 and id(layer) not in self._drawing
@@ -412,7 +430,7 @@ class _Judge:
 
     def _phase_of(self, effect: GraphEffect) -> Phase:
         """Returns the phase that holds where an effect is: that of its layer's pin or scope, or the step's."""
-        return self._phase if effect.owner is None else Phase(effect.owner.phase)
+        return self._phase if effect.phase is None else Phase(effect.phase)
 
     # What is worth knowing.
 

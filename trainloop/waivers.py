@@ -43,8 +43,8 @@ def waive(model: Any, effect_pattern: str, *, reason: str) -> None:
     Args:
       model: The model, or the part of one, that has the effects.
       effect_pattern: Which ones, matched as a shell matches file names: `"random <path of a layer>"`,
-        `"write <path of a variable>"` or `"unknown <type of an op>"`. Where a draw is in no layer, its op's name stands
-        for the path.
+        `"write <path of a variable>"` or `"unknown <type of an op>"`. Where a draw is in no layer, the scope
+        of its op stands for the path: `"random random_normal"`.
       reason: Why they are right; for the reader of a report.
 
     Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import zipfile
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +33,11 @@ def save_predictions(path: str | os.PathLike[str], outputs: Any) -> str:
     """
     arrays = _of_samples(outputs) if hasattr(outputs, "entropies") else _named(outputs, "outputs")
     pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "wb") as file:  # A name would get ".npz" appended.
-        np.savez(file, allow_pickle=False, **arrays)
+    # What np.savez does: NumPy 2.0 and 2.1 (TensorFlow 2.18 and 2.19) would take its allow_pickle=False for an array.
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.save(file, array, allow_pickle=False)
     shown = [f"{name} {array.dtype} {list(array.shape)}" for name, array in arrays.items()]
     return ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")
 
