@@ -555,7 +555,10 @@ class Loop:
         return self.compiled(x)
 
     def make_step(self):
-        return lambda x: self.step(x)
+        def step(x):
+            return 2.0 * self.step(x)
+
+        return step
 
 
 @pytest.mark.parametrize("make", [lambda loop: loop.step, Loop.make_step])
@@ -571,7 +574,7 @@ def test_statistics_that_a_function_traced_before_writes_for_a_frozen_layer_are_
     compiled(X)
     assert contract(compiled.get_concrete_function(X), Phase.TRAIN, X).verdict == "holds"
     model.get_layer("norm").trainable = False
-    report = contract(lambda x: compiled(x), Phase.TRAIN, X)
+    report = contract(lambda x: 2.0 * compiled(x), Phase.TRAIN, X)
     assert paths(report) == ["norm/moving_mean", "norm/moving_variance"]
     assert "though BatchNormalization is frozen" in report.violations[0].what
 
@@ -605,6 +608,46 @@ def test_a_teacher_traced_before_serves_in_its_own_phase():
     compiled(X)
 
     def step(x):
-        return student(x) + Phase.PREDICT.call(lambda y: compiled(y), x)
+        return student(x) + Phase.PREDICT.call(lambda y: 2.0 * compiled(y), x)
 
+    assert contract(step, Phase.TRAIN, X).verdict == "holds"
+
+
+class Holding(layers.Layer):
+    """Calls a function that was traced before, in one mode whatever it is told."""
+
+    def __init__(self, function, training, **options):
+        super().__init__(**options)
+        self.function, self.mode = function, training
+
+    def call(self, x, training=None):
+        return self.function(x, training=training if self.mode is None else self.mode)
+
+
+def traced_in_both_modes():
+    hidden = [layers.Dense(3)]  # reached by no name, and does nothing that would be seen
+    function = tf.function(lambda x, training: hidden[0](x) * (2.0 if training else 1.0))
+    for training in (True, False):
+        function(X, training=training)
+    return function
+
+
+def test_a_function_traced_before_is_held_to_what_it_is_told():
+    held = Holding(traced_in_both_modes(), False, name="held")
+    report = contract(held, Phase.TRAIN, X)
+    assert paths(report) == ["held"]
+    assert "with training=False; phase 'train' expects training=True" in report.violations[0].what
+    assert contract(held, Phase.EVAL, X).verdict == "holds"
+    passing = Holding(traced_in_both_modes(), None)
+    assert {contract(passing, phase, X).verdict for phase in (Phase.TRAIN, Phase.EVAL)} == {"holds"}
+    assert contract(lambda x: held.function(x, training=True), Phase.EVAL, X).verdict == "violated"
+
+
+@pytest.mark.parametrize("way", ["pinned", "frozen", "in a scope"])
+def test_a_function_traced_before_may_mean_what_it_is_told(way):
+    held = Holding(traced_in_both_modes(), False)
+    if way == "pinned":
+        pin(held, Phase.EVAL)
+    held.trainable = way != "frozen"
+    step = held if way != "in a scope" else lambda x: Phase.PREDICT.call(held.function, x)
     assert contract(step, Phase.TRAIN, X).verdict == "holds"

@@ -38,15 +38,6 @@ IN_A_TRAINER = [
     "batch norm frozen after the trace: functional",
 ]
 
-KNOWN = {
-    "a SavedModel told training=False: a black box": "nothing in its graph says what it would have drawn",
-}
-
-
-def unless_known(name):
-    """Marks what is missed as things are."""
-    return pytest.param(name, marks=pytest.mark.xfail(reason=KNOWN[name])) if name in KNOWN else name
-
 
 @pytest.mark.parametrize("name", [*SMALL, "MobileNetV2"])
 def test_a_healthy_model_passes_in_every_phase(name):
@@ -79,7 +70,7 @@ def test_a_mutant_is_wrong_where_it_says_so(name):
     assert wrong == mutant.exposed & set(EXPOSED)
 
 
-@pytest.mark.parametrize("name", [*map(unless_known, SAMPLE), *IN_OTHER_WAYS])
+@pytest.mark.parametrize("name", [*SAMPLE, *IN_OTHER_WAYS])
 def test_a_mutant_is_caught_before_it_runs_or_mended(name, two_replicas):
     mutant = MUTANTS[name]
     results = judge_mutant(name, two_replicas, [phase for phase in EXPOSED if phase in mutant.exposed])
@@ -88,7 +79,7 @@ def test_a_mutant_is_caught_before_it_runs_or_mended(name, two_replicas):
     assert not [result for result in results if result.outcome not in allowed]
 
 
-@pytest.mark.parametrize("name", [*map(unless_known, IN_A_TRAINER)])
+@pytest.mark.parametrize("name", IN_A_TRAINER)
 def test_a_trainer_catches_a_mutant_before_anything_has_changed(name):
     assert {result.outcome for result in train_mutant(name)} == {"caught"}
 

@@ -104,12 +104,14 @@ class EarlierTrace:
       name: The name of the function.
       owner: The layer call that made the call; None where there is none.
       phase: The value of the phase that holds for the call; None where there is none.
+      training: The bool that it was given for a parameter `training`; None where it was given none.
       scopes: The names of all scopes that ops stand in, there and in the functions called from there.
     """
 
     name: str
     owner: LayerCall | None
     phase: str | None
+    training: bool | None
     scopes: frozenset[str]
 
 
@@ -191,7 +193,8 @@ class _Reader:
                 reads[id(handle)] = handle
             elif role == "call":
                 owner, phase = self._trace.owner(graph, index), self._trace.phase_at(graph, index)
-                for inner in _functions_of(op, graph):
+                for function in _functions_of(op, graph):
+                    inner = _graph_of(function)
                     if inner is None:
                         effect = GraphEffect("unknown", op, None, owner, False, here, phase, ())
                         effects[_key(effect)] = effect
@@ -204,7 +207,7 @@ class _Reader:
                         handle = _origin(given.of(handle))
                         reads[id(handle)] = handle
                     if here and not self._is_here(inner):
-                        earlier[EarlierTrace(inner.name, owner, phase, _scopes(inner))] = None
+                        earlier[EarlierTrace(inner.name, owner, phase, _training_of(function), _scopes(inner))] = None
                     for each in inside.earlier:
                         earlier[dataclasses.replace(each, owner=each.owner or owner, phase=each.phase or phase)] = None
             elif role != "random" or _draws(op):
@@ -291,8 +294,8 @@ def _origin(handle: Any) -> Any:
     return handle
 
 
-def _functions_of(op: tf.Operation, graph: tf.Graph) -> Iterator[tf.Graph | None]:
-    """Yields the graph of each function that an op may call; None where it cannot be found."""
+def _functions_of(op: tf.Operation, graph: tf.Graph) -> Iterator[Any]:
+    """Yields each function that an op may call; None where it cannot be found."""
     never = None
     if op.type in ("If", "StatelessIf") and (condition := _known(op.inputs[0])) is not None:
         never = "else_branch" if condition else "then_branch"
@@ -328,13 +331,24 @@ def _known(condition: tf.Tensor) -> bool | None:
     return deciding if any(part.shape.rank == 0 and _known(part) is deciding for part in parts) else None
 
 
-def _function(name: str, graph: tf.Graph | None) -> tf.Graph | None:
+def _function(name: str, graph: tf.Graph | None) -> Any:
     while graph is not None:
         function = graph._get_function(name)
         if function is not None:
-            return getattr(function, "graph", None)
+            return function
         graph = getattr(graph, "outer_graph", None)
     return None
+
+
+def _graph_of(function: Any) -> tf.Graph | None:
+    return getattr(function, "graph", None)
+
+
+def _training_of(function: Any) -> bool | None:
+    """Returns the bool that a function has for its parameter `training` in the trace that is called."""
+    parameter = function.function_type.parameters.get("training")
+    value = None if parameter is None else getattr(parameter.type_constraint, "value", None)
+    return value if isinstance(value, bool) else None
 
 
 def _scopes(graph: tf.Graph) -> frozenset[str]:
@@ -345,7 +359,7 @@ def _scopes(graph: tf.Graph) -> frozenset[str]:
         graph = waiting.pop()
         for op in graph.get_operations():
             found.update(op.name.split("/")[:-1])
-            for inner in _functions_of(op, graph) if _roles.get(op.type) == "call" else ():
+            for inner in map(_graph_of, _functions_of(op, graph) if _roles.get(op.type) == "call" else ()):
                 if inner is not None and id(inner) not in met:
                     met.add(id(inner))
                     waiting.append(inner)

@@ -16,6 +16,7 @@ from trainloop.effects import EarlierTrace, GraphEffect, GraphEffects, Kind
 from trainloop.keras_hooks import Layer
 from trainloop.layer_paths import parts
 from trainloop.phase import Phase
+from trainloop.policy import Policy
 from trainloop.tracing import LayerCall, Trace
 from trainloop.variables import Named, Variables, handles
 from trainloop.violations import Violation, phase_error
@@ -286,6 +287,9 @@ class _Judge:
     def _violations(self) -> Iterator[Violation]:
         yield from self._trace.violations
         causes = {violation.path for violation in self._trace.violations}  # what these layers do follows from them
+        told = list(self._told(causes))
+        yield from told
+        causes |= {violation.path for violation in told}
         objected: dict[str, Violation] = {}  # of all ops that do the same, to the first
         for found, effect in self._effects:
             if any(call.path in causes for call in _upwards(found.owner)):
@@ -359,6 +363,25 @@ class _Judge:
                 "Put the model it belongs to into model=, the optimizer into optimizer=, a metric into metrics=",
             )
 
+    def _told(self, causes: set[str]) -> Iterator[Violation]:
+        """Yields the functions traced before that are given another `training` than the layer around them was told."""
+        for earlier in self._found.earlier:
+            owner = earlier.owner
+            wanted = self._policy_of(earlier).training if owner is None else owner.training
+            if earlier.training in (None, wanted) or any(call.path in causes for call in _upwards(owner)):
+                continue
+            if owner is not None and earlier.training is False and not owner.layer.trainable:
+                continue  # it is frozen, and means it: TensorFlow Hub's layer
+            yield Violation(
+                earlier.name if owner is None else owner.path,
+                f"calls the tf.function {earlier.name!r}, which was traced before, with training={earlier.training}; "
+                f"phase {earlier.phase or self._phase.value!r} expects training={wanted}",
+                "Pass on what was received; if the value is meant, pin the layer, or call it by Phase.EVAL.call(...)",
+            )
+
+    def _policy_of(self, earlier: EarlierTrace) -> Policy:
+        return (self._phase if earlier.phase is None else Phase(earlier.phase)).policy
+
     def _silent(self) -> Iterator[Violation]:
         """Yields the dropout and noise layers that are on and draw nothing."""
         for call in self._calls_of("dropout", "noise"):
@@ -387,7 +410,7 @@ class _Judge:
     def _stuck(self) -> Iterator[Violation]:
         """Yields the layers inside functions that were traced before, and seem to be in another phase there."""
         for earlier in self._found.earlier:
-            policy = (self._phase if earlier.phase is None else Phase(earlier.phase)).policy
+            policy = self._policy_of(earlier)
             for path, layer in self._inside(earlier):
                 family = keras_hooks.family_of(layer)
                 if not policy.training_for(family):
