@@ -275,6 +275,19 @@ def test_logits_have_no_entropy():
             getattr(found, name)
 
 
+@pytest.mark.parametrize(("dtype", "off"), [("float32", 1e-2), ("float16", 3e-2), ("bfloat16", 1e-1)])
+def test_probabilities_in_few_bits_need_not_sum_to_one_exactly(dtype, off):
+    """A softmax rounds each class by itself; what is further off is none."""
+    large = layers.Lambda(lambda x: tf.cast(10.0 * x, dtype))
+    soft = [large, layers.Dense(50, "softmax", dtype=dtype)]
+    found = trainer(tf_keras.Sequential([layers.Dropout(0.5), *soft])).predict(batches(), phase=MC, samples=5)
+    assert np.isfinite(found.predictive_entropy).all()
+    soft.append(layers.Lambda(lambda p: p * (1.0 + off)))
+    found = trainer(tf_keras.Sequential([layers.Dropout(0.5), *soft])).predict(batches(), phase=MC, samples=5)
+    with pytest.raises(ValueError, match="class probabilities"):
+        _ = found.predictive_entropy
+
+
 class SometimesNot(Trainer):
     """Puts out what is a probability in most samples."""
 
