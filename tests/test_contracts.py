@@ -506,6 +506,10 @@ def test_an_exception_of_the_function_is_raised_as_itself():
 def test_bad_arguments_are_refused():
     with pytest.raises(TypeError, match=r"fn=3 is not callable; pass a model"):
         contract(3, Phase.EVAL)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match=r"fn=ndarray of shape \(4, 3\) is not callable"):
+        contract(X, Phase.EVAL, healthy())  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"contract: 'sequential\w*' was given no inputs; pass a batch"):
+        contract(healthy(), Phase.EVAL)
     with pytest.raises(TypeError, match=r"contract: phase='eval' is not a Phase"):
         contract(healthy(), "eval", X)  # pyright: ignore[reportArgumentType]
 
@@ -651,3 +655,54 @@ def test_a_function_traced_before_may_mean_what_it_is_told(way):
     held.trainable = way != "frozen"
     step = held if way != "in a scope" else lambda x: Phase.PREDICT.call(held.function, x)
     assert contract(step, Phase.TRAIN, X).verdict == "holds"
+
+
+def test_where_nothing_was_said_is_told():
+    """The verdict holds where the function is called in the phase, and says so."""
+    model = sequential(layers.Dense(3), layers.Dropout(0.5, name="drop"))
+
+    @tf.function
+    def forgetful(x):
+        return model(x)
+
+    report = contract(forgetful, Phase.TRAIN, X)
+    assert report.verdict == "holds"
+    assert report.supplied == ("sequential",)
+    assert "told nothing   sequential: in this phase where it is called in it" in str(report)
+    assert contract(lambda x: model(x, training=True), Phase.TRAIN, X).supplied == ()
+    dense = sequential(layers.Dense(3))
+    assert contract(lambda x: 2.0 * dense(x), Phase.TRAIN, X).supplied == (), "it does the same in every phase"
+    assert contract(model, Phase.TRAIN, X).supplied == ()
+
+
+def test_a_draw_is_found_by_its_line_and_its_pin():
+    model = sequential(layers.Lambda(raw, name="raw"))
+    line = raw.__code__.co_firstlineno + 1
+    assert f"test_contracts.py:{line})" in contract(model, Phase.EVAL, X).violations[0].what
+    assert "pinned" not in contract(model, Phase.EVAL, X).violations[0].what
+    pin(model, Phase.EVAL)
+    [violation] = contract(model, Phase.TRAIN, X).violations
+    assert "in phase 'eval', to which it is pinned" in violation.what
+
+
+def test_dropout_that_is_pinned_is_named_where_mc_predict_needs_some():
+    model = sequential(layers.Dense(3), layers.Dropout(0.5, name="drop"))
+    pin(model, Phase.EVAL)
+    [violation] = contract(model, Phase.MC_PREDICT, X).violations
+    assert "drop are pinned to another phase" in violation.what
+    assert "unpin" in violation.fix
+
+
+def test_an_optimizers_slots_are_one_row_for_people():
+    model, optimizer = sequential(layers.Dense(3), layers.Dense(1)), optimizers.Adam()
+    optimizer.build(model.trainable_variables)
+
+    def step(x):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(model(x))
+        gradients = tape.gradient(loss, model.trainable_variables)
+        optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+
+    report = contract(step, Phase.TRAIN, X)
+    assert str(report).count("optimizer/") < 4
+    assert sum(each.variable.startswith("optimizer/") for each in report.effects) > 8

@@ -265,7 +265,7 @@ def test_a_hard_wired_value_is_refused():
     assert violation.what == (
         "Dropout has training=False hard-wired in the call of part (Block); phase 'train' expects training=True"
     )
-    assert "trainloop.pin(layer, Phase.EVAL)" in violation.fix
+    assert f"trainloop.pin(model, Phase.EVAL, match={violation.path!r})" in violation.fix
     assert f"1 violation of phase 'train':\n      {violation}" in str(error)
 
 

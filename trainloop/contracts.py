@@ -18,7 +18,7 @@ from trainloop.tracing import Trace
 from trainloop.user_code import call_user, own_exceptions
 from trainloop.variables import Variables, handles, unpacked, variables_held_by
 from trainloop.verdicts import ContractReport, Surroundings, judge
-from trainloop.violations import PhaseError
+from trainloop.violations import PhaseError, short
 
 
 def contract(fn: Callable[..., Any], phase: Phase, *args: Any) -> ContractReport:
@@ -37,7 +37,7 @@ def contract(fn: Callable[..., Any], phase: Phase, *args: Any) -> ContractReport
 
     Raises:
       TypeError: If `fn` is not callable, or `phase` is not a `Phase`.
-      ValueError: If a waiver of a model that is called matches nothing that is there.
+      ValueError: If a model is given no inputs, or a waiver of a model that is called matches nothing that is there.
 
     Example:
       >>> import tensorflow as tf, tf_keras, trainloop
@@ -49,7 +49,9 @@ def contract(fn: Callable[..., Any], phase: Phase, *args: Any) -> ContractReport
     """
     check_phase(phase, argument="contract: phase")
     if not callable(fn):
-        raise TypeError(f"contract: fn={fn!r} is not callable; pass a model, a layer or a function")
+        raise TypeError(f"contract: fn={short(fn)} is not callable; pass a model, a layer or a function")
+    if isinstance(fn, Layer) and not args:
+        raise ValueError(f"contract: {fn.name!r} was given no inputs; pass a batch, or tf.TensorSpec(shape, dtype)")
     python_function = getattr(fn, "python_function", fn)
     traces: list[Trace] = []
 

@@ -306,8 +306,8 @@ def _fix(held: _Held) -> str:
         else "Leave training= out there, or pass on what was received"
     )
     return (
-        f"{where}; if the value is meant, trainloop.pin(layer, Phase.{meant}); if the model cannot be edited, "
-        "trainloop.follow(layer)"
+        f"{where}; if the value is meant, trainloop.pin(model, Phase.{meant}, match={held.path!r}); if the model "
+        f"cannot be edited, trainloop.follow(model, match={held.path!r})"
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from trainloop import first_traces, guard, keras_hooks, policy
 from trainloop.policy import Policy
+from trainloop.violations import short
 
 
 class Phase(enum.Enum):
@@ -74,7 +75,9 @@ class Phase(enum.Enum):
             kept by a `tf.function` without a `training` parameter, which was traced in that other phase.
         """
         if not callable(model):
-            raise TypeError(f"{self}.call: model={model!r} is not callable; pass a model, a layer or a function")
+            raise TypeError(
+                f"{self}.call: model={short(model)} is not callable; pass a model, a layer or a function, and its inputs"
+            )
         if "training" in kwargs:
             raise TypeError(
                 f"{self}.call: training={kwargs['training']!r} was given, but the phase passes training=; drop it"

@@ -15,6 +15,7 @@ from trainloop import keras_hooks
 from trainloop.effects import EarlierTrace, GraphEffect, GraphEffects, Kind
 from trainloop.keras_hooks import Layer
 from trainloop.layer_paths import parts
+from trainloop.origins import Frame, innermost_of_user
 from trainloop.phase import Phase
 from trainloop.policy import Policy
 from trainloop.tracing import LayerCall, Trace
@@ -88,6 +89,8 @@ class ContractReport:
       unwritten: Trainable variables that a training step reads and never updates: forgotten in the tape, or without a
         gradient.
       unreached: Dropout and noise layers of the model that a training step does not call.
+      supplied: Where nothing was said, so that the layers are in the phase because the function was traced in it: what
+        was found holds for calls by `phase.call`, in `phase.scope()` or in a Trainer, and for no others.
     """
 
     phase: Phase
@@ -98,6 +101,7 @@ class ContractReport:
     not_resumable: tuple[str, ...] = ()
     unwritten: tuple[str, ...] = ()
     unreached: tuple[str, ...] = ()
+    supplied: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> Verdict:
@@ -125,13 +129,28 @@ class ContractReport:
         lines += [f"  not resumable  {each}" for each in self.not_resumable]
         lines += [f"  not written    {each}" for each in self.unwritten]
         lines += [f"  not reached    {each}" for each in self.unreached]
+        if self.supplied:
+            lines.append(f"  told nothing   {', '.join(self.supplied)}: in this phase where it is called in it")
         rows = [("effect", "layer", "variable", "op", "ops")] if self.effects else []
-        for each in self.effects:
+        for each, variable in _folded(self.effects):
             kind = "declared draw" if each.is_declared else each.kind
-            rows.append((kind, each.layer or "-", each.variable or "-", each.op_type, str(each.count)))
+            rows.append((kind, each.layer or "-", variable or "-", each.op_type, str(each.count)))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines += ["  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
         return "\n".join(lines)
+
+
+def _folded(effects: Sequence[Effect]) -> Iterator[tuple[Effect, str]]:
+    """Yields effects with the variable that they write; what an optimizer writes of one kind, as one."""
+    slots: dict[str, list[Effect]] = collections.defaultdict(list)
+    for each in effects:
+        if each.variable.startswith("optimizer/"):
+            slots[each.op_type].append(each)
+        else:
+            yield each, each.variable
+    for alike in slots.values():
+        count, many = sum(each.count for each in alike), len(alike) > 1
+        yield dataclasses.replace(alike[0], count=count), f"optimizer/* ({len(alike)})" if many else alike[0].variable
 
 
 def _plain(entry: Any) -> Any:
@@ -205,6 +224,7 @@ class _Judge:
             not_resumable=tuple(dict.fromkeys(self._not_resumable())) if training else (),
             unwritten=tuple(dict.fromkeys(self._unwritten())) if training else (),
             unreached=tuple(self._unreached()) if training else (),
+            supplied=tuple(dict.fromkeys(self._supplied())),
         )
 
     # What there is.
@@ -310,10 +330,14 @@ class _Judge:
                 "Give it a batch normalization that is not frozen, or leave the phase out",
             )
         if self._phase is Phase.MC_PREDICT and not any(effect.kind == "random" for effect in self._found.effects):
+            pinned = dict.fromkeys(call.path for call in self._calls_of("dropout", "noise") if call.how == "pinned")
             yield Violation(
                 "the model",
-                "draws nothing at random, so that all samples of phase 'mc_predict' would be the same",
-                "Give it a dropout with a rate above 0, or use Phase.PREDICT",
+                "draws nothing at random, so that all samples of phase 'mc_predict' would be the same"
+                + (f": {', '.join(pinned)} are pinned to another phase" if pinned else ""),
+                "Unpin them: trainloop.unpin(model)"
+                if pinned
+                else "Give it a dropout with a rate above 0, or use Phase.PREDICT",
             )
 
     def _draw(self, found: GraphEffect, effect: Effect) -> Iterator[Violation]:
@@ -322,10 +346,15 @@ class _Judge:
         if found.is_declared or (phase.policy.augmentation if augments else phase.policy.dropout):
             return
         what = "augments" if augments else "draws random numbers"
-        fix = "Draw it through trainloop.random where every phase is to have it, or accept it: " + _waiving(effect)
+        pinned = ", to which it is pinned" if any(call.how == "pinned" for call in _upwards(found.owner)) else ""
+        fix = (
+            "Draw only where `training` is True, or use a Keras layer, which does; what every phase is to have is "
+            f"drawn through trainloop.random, and what is somebody else's is accepted by {_waiving(effect)}"
+        )
+        op = f"(op {effect.op_type} {effect.op_name!r}{_line(found)})"
         yield Violation(
             effect.layer or effect.op_name,
-            f"{what} in phase {phase.value!r}{_where(found)} (op {effect.op_type} {effect.op_name!r})",
+            f"{what} in phase {phase.value!r}{pinned}{_where(found)} {op}",
             fix if found.is_here else _RETRACE,
         )
 
@@ -508,6 +537,16 @@ class _Judge:
             if keras_hooks.family_of(layer) in ("dropout", "noise") and keras_hooks.strength_of(layer) > 0:
                 yield path
 
+    def _supplied(self) -> Iterator[str]:
+        """Yields where nothing was said around each layer that has a family."""
+        for call in self._trace.calls:
+            if call.family is not None:
+                told = call
+                while told.how == "inherited" and told.parent is not None:
+                    told = told.parent
+                if told.how == "supplied":
+                    yield told.path
+
 
 _ALLOWED = {
     Phase.TRAIN: "anything",
@@ -530,6 +569,13 @@ def _may_write(phase: Phase) -> set[str]:
 
 def _waiving(effect: Effect) -> str:
     return f"trainloop.waive(model, {effect.label!r}, reason=...)"
+
+
+def _line(found: GraphEffect) -> str:
+    """Returns the innermost line of user code that made an op; nothing where that was in another trace."""
+    stack = (found.op.traceback or ()) if found.is_here else ()
+    frame = innermost_of_user([Frame(each.filename, each.lineno, each.name) for each in stack])
+    return "" if frame is None else f", {frame.file}:{frame.line}"
 
 
 def _where(found: GraphEffect) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,3 +55,10 @@ def phase_error(phase: str, violations: Sequence[Violation]) -> PhaseError:
     error = PhaseError("\n  ".join([f"{number} of phase {phase!r}:", *map(str, violations)]))
     vars(error).update(_phase=phase, _violations=tuple(violations))
     return error
+
+
+def short(value: Any) -> str:
+    """Returns what a wrong argument was, in a few words: an array or tensor by its kind and shape."""
+    if (shape := getattr(value, "shape", None)) is not None:
+        return f"{type(value).__name__} of shape {tuple(shape)}"
+    return repr(value)
