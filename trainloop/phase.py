@@ -76,7 +76,7 @@ class Phase(enum.Enum):
         """
         if not callable(model):
             raise TypeError(
-                f"{self}.call: model={short(model)} is not callable; pass a model, a layer or a function, and its inputs"
+                f"{self}.call: model={short(model)} is not callable; pass a model or a function, then its inputs"
             )
         if "training" in kwargs:
             raise TypeError(

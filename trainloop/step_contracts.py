@@ -10,13 +10,14 @@ import tensorflow as tf
 import tf_keras
 from absl import logging
 
+from trainloop.contract_report import ContractReport
 from trainloop.effects import read_effects
 from trainloop.phase import Phase
 from trainloop.state import State
 from trainloop.steps import GatheringLoop, SummingLoop
 from trainloop.tracing import merged
 from trainloop.variables import Variables, handles, held_by, variables_held_by
-from trainloop.verdicts import ContractReport, Surroundings, judge
+from trainloop.verdicts import Surroundings, judge
 from trainloop.workdir import Workdir
 
 
