@@ -63,7 +63,8 @@ class Ambient(Generic[T]):
         if not self._open:
             return None
         here = replica_id()
-        candidates = [entry for entry in reversed(tuple(self._open)) if entry.replica in (None, here)]
+        # A worker's thread is in no replica: it works for the one that has opened something last, the others wait.
+        candidates = [entry for entry in reversed(tuple(self._open)) if here is None or entry.replica in (None, here)]
         if not tf.executing_eagerly():
             graphs = set(map(id, graphs_around()))
             for candidate in candidates:

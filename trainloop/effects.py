@@ -193,21 +193,21 @@ class _Reader:
                 reads[id(handle)] = handle
             elif role == "call":
                 owner, phase = self._trace.owner(graph, index), self._trace.phase_at(graph, index)
-                for function in _functions_of(op, graph):
-                    inner = _graph_of(function)
+                given = self._trace.training_given(graph, index)
+                for inner in _functions_of(op, graph):
                     if inner is None:
                         effect = GraphEffect("unknown", op, None, owner, False, here, phase, ())
                         effects[_key(effect)] = effect
                         continue
-                    inside, given = self.read(inner), _Arguments(inner.inputs, list(op.inputs))
+                    inside, arguments = self.read(inner), _Arguments(inner.inputs, list(op.inputs))
                     for effect in inside.effects:
-                        effect = self._outside(effect, given, owner, phase, graph)
+                        effect = self._outside(effect, arguments, owner, phase, graph)
                         effects[_key(effect)] = effect
                     for handle in inside.reads:
-                        handle = _origin(given.of(handle))
+                        handle = _origin(arguments.of(handle))
                         reads[id(handle)] = handle
                     if here and not self._is_here(inner):
-                        earlier[EarlierTrace(inner.name, owner, phase, _training_of(function), _scopes(inner))] = None
+                        earlier[EarlierTrace(inner.name, owner, phase, given, _scopes(inner))] = None
                     for each in inside.earlier:
                         earlier[dataclasses.replace(each, owner=each.owner or owner, phase=each.phase or phase)] = None
             elif role != "random" or _draws(op):
@@ -294,8 +294,8 @@ def _origin(handle: Any) -> Any:
     return handle
 
 
-def _functions_of(op: tf.Operation, graph: tf.Graph) -> Iterator[Any]:
-    """Yields each function that an op may call; None where it cannot be found."""
+def _functions_of(op: tf.Operation, graph: tf.Graph) -> Iterator[tf.Graph | None]:
+    """Yields the graph of each function that an op may call; None where it cannot be found."""
     never = None
     if op.type in ("If", "StatelessIf") and (condition := _known(op.inputs[0])) is not None:
         never = "else_branch" if condition else "then_branch"
@@ -331,24 +331,13 @@ def _known(condition: tf.Tensor) -> bool | None:
     return deciding if any(part.shape.rank == 0 and _known(part) is deciding for part in parts) else None
 
 
-def _function(name: str, graph: tf.Graph | None) -> Any:
+def _function(name: str, graph: tf.Graph | None) -> tf.Graph | None:
     while graph is not None:
         function = graph._get_function(name)
         if function is not None:
-            return function
+            return getattr(function, "graph", None)
         graph = getattr(graph, "outer_graph", None)
     return None
-
-
-def _graph_of(function: Any) -> tf.Graph | None:
-    return getattr(function, "graph", None)
-
-
-def _training_of(function: Any) -> bool | None:
-    """Returns the bool that a function has for its parameter `training` in the trace that is called."""
-    parameter = function.function_type.parameters.get("training")
-    value = None if parameter is None else getattr(parameter.type_constraint, "value", None)
-    return value if isinstance(value, bool) else None
 
 
 def _scopes(graph: tf.Graph) -> frozenset[str]:
@@ -359,7 +348,7 @@ def _scopes(graph: tf.Graph) -> frozenset[str]:
         graph = waiting.pop()
         for op in graph.get_operations():
             found.update(op.name.split("/")[:-1])
-            for inner in map(_graph_of, _functions_of(op, graph) if _roles.get(op.type) == "call" else ()):
+            for inner in _functions_of(op, graph) if _roles.get(op.type) == "call" else ():
                 if inner is not None and id(inner) not in met:
                     met.add(id(inner))
                     waiting.append(inner)

@@ -16,7 +16,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from trainloop import draws, keras_hooks, random, tracing
+from trainloop import draws, function_calls, keras_hooks, random, tracing
 from trainloop.ambient import Ambient, graphs_around
 from trainloop.keras_hooks import Layer
 from trainloop.policy import Policy
@@ -120,6 +120,7 @@ def scope(
         entered = Scope(name, policy, trace, around_batch_norm)
         with (
             trace.in_scope(name, entered.opened_in),
+            function_calls.noted(),
             keras_hooks.intercepted_layer_calls(_call_layer, _call_directly),
             _scopes.opened(entered),
         ):

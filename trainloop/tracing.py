@@ -80,6 +80,8 @@ class Trace:
     Attributes:
       calls: In the order in which they began.
       scopes: The scopes, in the order in which they ended.
+      given: What calls of `tf.function`s were given for `training`, as `(graph, first op, number of ops after it,
+        value)`, in the order in which they ended.
       declared: The draws made through `trainloop.random`, as `(graph, first op, number of ops after it)`.
       unkeyed: What was drawn where no key could be made, as descriptions.
       violations: Where a layer contradicted its phase.
@@ -94,6 +96,7 @@ class Trace:
         self._roots: list[Any] = []  # held, so that no id is given to another object
         self.calls: list[LayerCall] = []
         self.scopes: list[OpenedScope] = []
+        self.given: list[tuple[tf.Graph, int, int, bool]] = []
         self._by_graph: dict[int, tuple[list[int], list[LayerCall]]] = {}
         self._sorted_calls = 0
         self.declared: list[tuple[tf.Graph, int, int]] = []
@@ -173,6 +176,10 @@ class Trace:
             self._sorted_calls = len(self.calls)
         return self._by_graph
 
+    def training_given(self, graph: tf.Graph, index: int) -> bool | None:
+        """Returns what the `tf.function` whose call made an op was given for `training`, or None."""
+        return next((value for each, start, stop, value in self.given if each is graph and start <= index < stop), None)
+
     def is_declared(self, graph: tf.Graph, index: int) -> bool:
         """Returns whether an op was made by a draw through `trainloop.random`."""
         return any(each is graph and start <= index < stop for each, start, stop in self.declared)
@@ -185,6 +192,14 @@ class Trace:
         yield
         if graph is not None:
             self.scopes.append(OpenedScope(graph, start, op_count(graph), phase, around))
+
+    @contextlib.contextmanager
+    def giving(self, training: bool) -> Iterator[None]:
+        """Notes which ops the call of a `tf.function` makes, and what it was given for `training`."""
+        graph = tf.compat.v1.get_default_graph()
+        start = op_count(graph)
+        yield
+        self.given.append((graph, start, op_count(graph), training))
 
     @contextlib.contextmanager
     def declaring(self) -> Iterator[None]:
@@ -209,6 +224,7 @@ def merged(traces: Sequence[Trace]) -> Trace:
     for trace in traces:
         whole.calls += trace.calls
         whole.scopes += trace.scopes
+        whole.given += trace.given
         whole.declared += trace.declared
         whole.unkeyed += trace.unkeyed
         whole.violations += trace.violations

@@ -15,7 +15,7 @@ from trainloop import keras_hooks
 from trainloop.contract_report import ContractReport, Effect, WaivedEffect
 from trainloop.effects import EarlierTrace, GraphEffect, GraphEffects
 from trainloop.keras_hooks import Layer
-from trainloop.layer_paths import parts
+from trainloop.layer_paths import layer_paths, parts
 from trainloop.origins import Frame, innermost_of_user
 from trainloop.phase import Phase
 from trainloop.policy import Policy
@@ -399,8 +399,9 @@ class _Judge:
             elif isinstance(call.layer, tf_keras.layers.Bidirectional):
                 elsewhere.update(map(id, keras_hooks.layers_of(call.layer.layer)))
         scopes = frozenset().union(*(earlier.scopes for earlier in self._found.earlier))
+        own = {id(layer) for root in self._around.roots for layer in layer_paths(root).values()}
         for key, (path, layer) in self._layers.items():
-            if key in self._called or key in elsewhere or layer.name in scopes:
+            if key not in own or key in self._called or key in elsewhere or layer.name in scopes:
                 continue
             if keras_hooks.family_of(layer) in ("dropout", "noise") and keras_hooks.strength_of(layer) > 0:
                 yield path

@@ -54,6 +54,8 @@ MUTANTS: dict[str, Mutant] = {}
 # phase but its own, so there is nothing to be caught.
 HOSTS_OF_ALL_MODES = ("drop of Forwarding", "norm of Forwarding", "a black box")
 NOT_EAGER = ("a worker thread",)
+# A gradient tape belongs to a thread too: what another one computes has no gradient, with or without its phase.
+NOT_TRAINED = ("a worker thread",)
 
 
 def plant(mutant: Mutant) -> None:

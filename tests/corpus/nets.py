@@ -137,10 +137,13 @@ def _scope(strategy: tf.distribute.Strategy | None) -> Iterator[None]:
 
 
 def names(violations: Sequence[Violation], path: str) -> bool:
-    """Returns whether one of these is at a path or below it, or of a variable that the layer there writes."""
+    """Returns whether one of these is at a path or below it, of a variable written there, or of a function so named."""
     parts = path.split("/")
     return any(
-        _holds(violation.path.split("/"), parts) or f"by layer {path!r}" in violation.what for violation in violations
+        _holds(violation.path.split("/"), parts)
+        or f"by layer {path!r}" in violation.what
+        or f"the tf.function {path!r}" in violation.what
+        for violation in violations
     )
 
 

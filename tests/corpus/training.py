@@ -15,6 +15,7 @@ import tf_keras
 from tests.corpus.nets import fresh
 from tests.corpus.subject import Subject
 from trainloop import Phase, Trainer
+from trainloop.layer_paths import own_name
 from trainloop.violations import PhaseError, Violation
 
 STEPS = 2
@@ -24,11 +25,14 @@ class Squares(Trainer):
     """Trains a subject to put out zeros."""
 
     def __init__(self, subject: Subject, **options: Any):
-        models = {f"model_{number}": model for number, model in enumerate(subject.models)}
+        names = [own_name(model) or "model" for model in subject.models]
+        again = [names[:place].count(name) for place, name in enumerate(names)]
+        keys = [f"{name}_{count}" if count else name for name, count in zip(names, again, strict=True)]
+        models = dict(zip(keys, subject.models, strict=True))
         trained = [key for key, model in models.items() if any(model is each for each in subject.trained)]
         optimizers = {key: tf_keras.optimizers.SGD(1e-3) for key in trained}
         if len(models) == 1:
-            super().__init__(models["model_0"], optimizers["model_0"], **options)
+            super().__init__(models[keys[0]], optimizers[keys[0]], **options)
         else:
             super().__init__(models, optimizers, **options)
         self.entry = subject.entry

@@ -62,6 +62,8 @@ class InThread(Around):
     """What Keras hands down belongs to a thread."""
 
     def call(self, x):
+        if tf.executing_eagerly():  # while the variables are made
+            return self.layer(x)
         outputs = []
         graph = tf.compat.v1.get_default_graph()
 
@@ -153,7 +155,11 @@ def decode() -> Subject:
 def called_directly() -> Subject:
     """Goes round the context of Keras, so the value reaches no layer."""
     model = functional_model()
-    return Subject(lambda x, training: model.call(x, training=training), (rows(ROWS, WIDTH),), (model,), DROPS)
+
+    def step(x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        return model.call(x, training=training)
+
+    return Subject(step, (rows(ROWS, WIDTH),), (model,), DROPS)
 
 
 @planting("set_learning_phase(1)", "functional", "model", ON, contradicts=False)

@@ -65,7 +65,7 @@ for _site in sites_of("dropout", "batch_norm", hosts=("functional",)):
     _go_stale("@tf.function on a call, traced in inference", Compiled, by_keras, False, _site)
 
 
-@planting("a step traced in inference", "functional", "drop", OFF, contradicts=True)
+@planting("a step traced in inference", "functional", "call", OFF, contradicts=True)
 def traced_step() -> Subject:
     model = functional_model()
     compiled = tf.function(unsaid(model))
