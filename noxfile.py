@@ -20,7 +20,6 @@ OTHER_TESTS = frozenset(
         "test_batch_nests.py",
         "test_batches.py",
         "test_checkpoint.py",
-        "test_data.py",
         "test_doctests.py",
         "test_documents.py",
         "test_from_compiled.py",

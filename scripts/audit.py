@@ -1,10 +1,15 @@
 """Audits a model: what its layers do in each phase, whether every phase keeps its contract, and what looks unmeant.
 
-Ends with status 1 where a phase is violated, so that it serves in a CI. The model is that of a config, audited on a
-batch of its training data, or any other that --model names.
+Ends with status 1 where a phase is violated, so that it serves in a CI, and with 2 where there is nothing to audit. The
+model is that of a config, audited on a batch of its training data, or any other that --model names.
 """
 
+import inspect
+import os
 import pathlib
+import sys
+import traceback
+import urllib.error
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,13 +20,13 @@ import trainloop
 from trainloop import launch
 
 flags.DEFINE_string("model", None, "package.module:name of a model, or of a function that makes one")
-flags.DEFINE_list("inputs", None, "shape of one of its inputs (32,32,3); by default what the model was built on")
+flags.DEFINE_list("inputs", None, "shape of one input, no batch (32,32,3); by default what the model was built on")
 flags.DEFINE_string("json", None, "file to write the audit to as JSON")
 flags.DEFINE_string("figure", None, "file to draw the layers' outputs in, training against evaluation; needs --config")
 flags.DEFINE_bool("fail_on_lint", False, "end with status 1 for a lint too")
 flags.register_validator(
     "inputs",
-    lambda sizes: all(size.isdecimal() or size == "None" for size in sizes or ()),
+    lambda sizes: sizes is None or (sizes and all(size.isdecimal() or size == "None" for size in sizes)),
     "expected sizes such as 32,32,3",
 )
 flags.register_multi_flags_validator(
@@ -31,12 +36,20 @@ flags.register_multi_flags_validator(
 )
 
 
+CANNOT_AUDIT = 2  # The same status as for a wrong command line.
+
+
 def main(config: ConfigDict, workdir: str) -> int:
     given = flags.FLAGS
     if (given.model is None) == (given.config is None):
         raise launch.LaunchError("give either --model=package.module:name or --config=FILE")
-    model, inputs = named_model() if given.model else task_model(config, workdir)
-    audit = trainloop.audit(model, inputs)
+    try:
+        audit = audited_model() if given.model else trainloop.audit(*task_model(config, workdir))
+    except launch.LaunchError:
+        raise
+    except Exception:  # noqa: BLE001 (whatever a model raises: status 1 would say that a phase is violated)
+        traceback.print_exc()
+        return CANNOT_AUDIT
     print(audit)
     if given.json:
         pathlib.Path(given.json).write_text(audit.to_json() + "\n")
@@ -45,13 +58,59 @@ def main(config: ConfigDict, workdir: str) -> int:
     return int(not audit.ok or (given.fail_on_lint and bool(audit.lints)))
 
 
-def named_model() -> tuple[Any, Any]:
-    """Returns the model that --model names, and the shape of its inputs; None for what it was built on."""
-    found = launch.find(flags.FLAGS.model, "--model")
-    model = found() if isinstance(found, type) or not hasattr(found, "submodules") else found
-    if flags.FLAGS.inputs is None:
-        return model, None
-    return model, [None, *(None if size == "None" else int(size) for size in flags.FLAGS.inputs)]
+def audited_model() -> Any:
+    """Returns the audit of the model that --model names, on inputs of the shape --inputs or what it was built on."""
+    model, sizes = named_model(), flags.FLAGS.inputs
+    if sizes is None and not getattr(model, "inputs", None):
+        raise launch.LaunchError(
+            f"--model={flags.FLAGS.model}: the model does not say what it takes; give the shape of one input without "
+            "the batch, such as --inputs=64 or --inputs=32,32,3"
+        )
+    inputs = None if sizes is None else [None, *(None if size == "None" else int(size) for size in sizes)]
+    try:
+        return trainloop.audit(model, inputs)
+    except ValueError as error:
+        if sizes is None:
+            raise
+        what = [str(error).strip().splitlines()[0], *(note for note in error.__notes__ if note.startswith("audit: "))]
+        raise launch.LaunchError(f"--inputs={','.join(sizes)}: {'; '.join(what)}") from error
+
+
+def named_model() -> Any:
+    """Returns the model that --model names."""
+    name = flags.FLAGS.model
+    sys.path.insert(0, os.getcwd())  # as `python -m` does
+    found = launch.find(name, "--model")
+    if isinstance(found, type) or not hasattr(found, "submodules"):
+        found = made_by(found, name)
+    if not callable(found):
+        shape = f" of shape {tuple(found.shape)}" if hasattr(found, "shape") else ""
+        raise launch.LaunchError(f"--model={name}: it returned a {type(found).__name__}{shape}; expected a model")
+    return found
+
+
+def made_by(make: Any, name: str) -> Any:
+    """Returns what a function or class makes."""
+    try:
+        inspect.signature(make).bind()
+    except TypeError as error:
+        raise launch.LaunchError(
+            f"--model={name}: {error}; name a function without arguments that makes the model"
+        ) from error
+    except ValueError:  # a class that does not tell what it takes
+        pass
+    try:
+        return make()
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, urllib.error.URLError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise
+        raise launch.LaunchError(
+            f"--model={name}: it wants to download something, and cannot ({cause}); name a function of your own that "
+            "makes the model without it, as with weights=None"
+        ) from error
 
 
 def task_model(config: ConfigDict, workdir: str) -> tuple[Any, Any]:

@@ -70,7 +70,11 @@ class Hook(Callback):
             r"optimizer=Adam is of Keras 3 .*; use tf_keras.optimizers.Adam\(",
         ),
         (lambda: {"optimizer": tf_keras.optimizers.Adam}, TypeError, r"optimizer=Adam is a class; give an instance"),
-        (lambda: {"optimizer": "adamm"}, ValueError, r"optimizer='adamm' is unknown to tf_keras.optimizers.get"),
+        (
+            lambda: {"optimizer": "adamm"},
+            ValueError,
+            r"optimizer='adamm' is unknown to tf_keras.optimizers.get \(did you mean 'adam'\?\)",
+        ),
         (
             lambda: {"optimizer": tf_keras.optimizers.legacy.Adam()},
             TypeError,
@@ -104,7 +108,12 @@ class Hook(Callback):
             r"unweighted_metrics=binary_accuracy is of Keras 3 .*; use tf_keras.metrics.binary_accuracy",
         ),
         (lambda: {"metrics": [tf_keras.metrics.AUC]}, TypeError, r"metrics=AUC is a class; give an instance: AUC\("),
-        (lambda: {"metrics": ["accuracyy"]}, ValueError, r"metrics='accuracyy' is not a metric of tf-keras; give"),
+        (
+            lambda: {"metrics": ["acuracy"]},
+            ValueError,
+            r"metrics='acuracy' is not a metric of tf-keras \(did you mean 'accuracy'\?\); give a name",
+        ),
+        (lambda: {"metrics": ["qqqqqq"]}, ValueError, r"metrics='qqqqqq' is not a metric of tf-keras; give a name"),
         (lambda: {"metrics": [7]}, TypeError, r"metrics=7 must be a name, a function \(targets, outputs\) or a"),
         (
             lambda: {"loss": KERAS_3.losses.MeanSquaredError()},
@@ -112,7 +121,7 @@ class Hook(Callback):
             r"loss=MeanSquaredError is of Keras 3 .*; use tf_keras.losses.MeanSquaredError",
         ),
         (lambda: {"loss": tf_keras.losses.Huber}, TypeError, r"loss=Huber is a class; give an instance: Huber\("),
-        (lambda: {"loss": "mses"}, ValueError, r"loss='mses' is not a loss of tf-keras"),
+        (lambda: {"loss": "mses"}, ValueError, r"loss='mses' is not a loss of tf-keras \(did you mean 'mse'\?\)"),
         (
             lambda: {"loss": tf_keras.losses.Huber(reduction="sum")},
             ValueError,
@@ -180,6 +189,9 @@ class NoTrigger(Callback):
             TypeError,
             r"fit: eval_every=5 is not a trigger; .*; write Every\(steps=5\)",
         ),
+        ({"validation_data": (X, Y)}, TypeError, "fit has no argument validation_data=; here it is eval_data=, for ex"),
+        ({"epoch": 2}, TypeError, r"fit has no argument epoch=; did you mean epochs=\?"),
+        ({"colour": 2}, TypeError, "fit has no argument colour=; it takes steps=, epochs=, steps_per_epoch=, ev"),
     ],
 )  # fmt: skip
 def test_fit_refuses_arguments_that_contradict_each_other(
@@ -188,6 +200,39 @@ def test_fit_refuses_arguments_that_contradict_each_other(
     with pytest.raises(error, match=f"^{message}"):
         make(workdir).fit(arrays(), **arguments)
     assert not workdir.exists()
+
+
+KERASS = [
+    ("fit", {"batch_size": 8}, "batch_size=; it belongs to the data: trainloop.data.from_arrays"),
+    ("fit", {"class_weight": {}}, r"class_weight=; give batches \(x, y, sample_weight\)"),
+    ("fit", {"verbose": 0}, r"verbose=; Trainer\(..., default_callbacks=False\) leaves"),
+    ("evaluate", {"callbacks": []}, r"callbacks=; give them to Trainer\("),
+    ("predict", {"step": 3}, r"step=; did you mean steps=\?"),
+    ("update_bn", {"x": X}, "x=; wrap arrays as trainloop.data.from_arrays"),
+]
+
+
+@pytest.mark.parametrize(("method", "options", "message"), KERASS)
+def test_who_calls_a_method_as_in_keras_is_told_what_to_write(
+    workdir: pathlib.Path, method: str, options: dict[str, Any], message: str
+) -> None:
+    trainer = make(workdir)
+    with pytest.raises(TypeError, match=f"^{method} has no argument {message}"):
+        getattr(trainer, method)(arrays(), **options)
+    with pytest.raises(TypeError, match=rf"^{method} takes one data set, .*given 2 .*; wrap arrays as {method}\(train"):
+        getattr(trainer, method)(X, Y)
+
+
+@pytest.mark.parametrize(
+    "source", [arrays, lambda: tf.data.Dataset.from_tensor_slices((X, Y)).batch(8, drop_remainder=True)]
+)
+def test_more_microbatches_than_rows_are_refused_before_they_are_traced(
+    workdir: pathlib.Path, source: Callable[[], Any]
+) -> None:
+    message = "^microbatches=100, but a batch of fit: train_data= has 8 rows; give at most 8, or larger batches"
+    with pytest.raises(ValueError, match=message):
+        make(workdir, microbatches=100).fit(source(), steps=1)
+    make(None, microbatches=8).fit(source(), steps=1)
 
 
 @pytest.mark.parametrize(
@@ -314,13 +359,31 @@ def test_an_evaluation_needs_an_end(workdir: pathlib.Path, argument: str, do: Ca
 @pytest.mark.parametrize("method", ["evaluate", "predict"])
 @pytest.mark.parametrize("phase", ["train", "EVAL", True, 1, None, np.array([True, False]), tf.constant(True)], ids=str)
 def test_a_phase_is_a_phase(workdir: pathlib.Path, method: str, phase: object) -> None:
-    with pytest.raises(TypeError, match=rf"^phase=.* is not a Phase; it must be Phase\.{method.upper()[:4]}"):
+    with pytest.raises(TypeError, match=rf"^{method}: phase=.* is not a Phase; it must be Phase\.{method.upper()[:4]}"):
         getattr(make(workdir), method)(arrays(), phase=phase)
 
 
 def test_a_phase_that_does_not_serve_is_told_which_ones_do(workdir: pathlib.Path) -> None:
-    with pytest.raises(ValueError, match=r"^phase=Phase.TRAIN does not serve here; it must be Phase\.PREDICT"):
+    with pytest.raises(ValueError, match=r"^predict: phase=Phase.TRAIN does not serve here; it must be Phase\.PREDICT"):
         make(workdir).predict(arrays(), phase=Phase.TRAIN)
+    with pytest.raises(
+        ValueError, match=r"^predict: phase=Phase.UPDATE_BN does .*; trainer\.update_bn\(data\) measures"
+    ):
+        make(workdir).predict(arrays(), phase=Phase.UPDATE_BN)
+
+
+class WithoutConstructor(Trainer):
+    def __init__(self, model: Any):
+        self.net = model
+
+
+@pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
+def test_a_constructor_that_does_not_call_the_trainers_is_told_so(method: str) -> None:
+    message = r"^WithoutConstructor has no \w+ yet: its __init__ must call super\(\).__init__\(model, optimizer, ...\)"
+    with pytest.raises(AttributeError, match=message):
+        getattr(WithoutConstructor(dense()), method)(arrays(), steps=1)
+    with pytest.raises(AttributeError, match=r"^'Trainer' object has no attribute 'modle'"):
+        _ = make(None).modle
 
 
 def losing(returned: Callable[[tf.Tensor], Any]) -> type[Trainer]:
@@ -428,6 +491,12 @@ def test_a_workdir_that_is_a_file_is_refused_at_once(workdir: pathlib.Path, belo
     ):
         make(workdir / below)
     assert workdir.read_text() == "kept"
+
+
+@pytest.mark.parametrize("given", [5, ""])
+def test_a_workdir_that_is_no_path_is_refused(given: Any) -> None:
+    with pytest.raises(TypeError, match=rf"^workdir={given!r} must be the path of a directory, such as 'runs/first'"):
+        make(given)
 
 
 def test_a_workdir_in_use_is_refused(workdir: pathlib.Path) -> None:

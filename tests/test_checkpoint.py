@@ -1,23 +1,28 @@
-"""Checkpoints on the disk: committed whole or not at all, kept as asked, never written over."""
+"""Checkpoints of a run: kept as asked, saved beside the training, verified before one is put back."""
 
-import json
-import os
+import logging
 import pathlib
+import shutil
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import tensorflow as tf
 
-from trainloop.checkpoint import Checkpoints
+from trainloop import manifest
+from trainloop.checkpoint import CheckpointNotSaved, Checkpoints
+from trainloop.manifest import CheckpointDamaged
+from trainloop.snapshot import Snapshot
+from trainloop.state import HostState
+from trainloop.store import Store
+
+PATIENCE = 60  # seconds, for what would else wait forever where the code is broken
 
 
-class Part(tf.Module):
-    """A part of a checkpoint with variables of given shapes."""
-
-    def __init__(self, **shapes: list[int]):
-        super().__init__()
-        for name, shape in shapes.items():
-            setattr(self, name, tf.Variable(tf.zeros(shape)))
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
 
 
 def saved(directory: pathlib.Path, *steps: int, **options: Any) -> Checkpoints:
@@ -27,7 +32,14 @@ def saved(directory: pathlib.Path, *steps: int, **options: Any) -> Checkpoints:
     for step in steps:
         value.assign(step)
         checkpoints.save(tf.train.Checkpoint(value=value), step=step, **options)
+    checkpoints.wait()
     return checkpoints
+
+
+def value_in(checkpoints: Checkpoints, step: int) -> float:
+    value = tf.Variable(-1.0)
+    checkpoints.restore(tf.train.Checkpoint(value=value), step)
+    return float(value)
 
 
 def names(directory: pathlib.Path) -> set[str]:
@@ -41,62 +53,32 @@ def test_a_checkpoint_comes_back(tmp_path: pathlib.Path) -> None:
 
 
 def test_the_manifest_says_what_was_saved(tmp_path: pathlib.Path) -> None:
-    checkpoints = saved(tmp_path, 7, metrics={"eval/loss": 0.5, "confusion": [[1, 2]]}, keep=2, monitor="eval/loss")
-    manifest = checkpoints.manifest(7)
-    sizes = {path.name: path.stat().st_size for path in checkpoints.path(7).iterdir() if path.name != "manifest.json"}
-    assert manifest["step"] == 7
-    assert manifest["metrics"] == {"eval/loss": 0.5}
-    assert manifest["retention"] == {"keep": 2, "monitor": "eval/loss", "mode": "min"}
-    assert manifest["files"] == sizes
-    assert manifest["versions"]["tensorflow"] == tf.__version__
+    metrics, environment = {"eval/loss": 0.5, "confusion": [[1, 2]]}, {"devices": {"CPU": 2}}
+    checkpoints = saved(tmp_path, 7, metrics=metrics, keep=2, monitor="eval/loss", environment=environment)
+    said = checkpoints.manifest(7)
+    sizes = {path.name: path.stat().st_size for path in checkpoints.path(7).iterdir() if path.name != manifest.NAME}
+    assert said["step"] == 7
+    assert said["metrics"] == {"eval/loss": 0.5}
+    assert said["retention"] == {"keep": 2, "monitor": "eval/loss", "mode": "min"}
+    assert {name: file["size"] for name, file in said["files"].items()} == sizes
+    assert said["environment"] == environment
+    assert said["policies"]["mc_predict"]["dropout"] is True
+    assert said["policies"]["eval"]["writes"] == ["metrics"]
 
 
 def test_no_directory_is_no_checkpoint(tmp_path: pathlib.Path) -> None:
     checkpoints = Checkpoints(tmp_path / "none")
     assert checkpoints.steps() == []
+    assert not checkpoints.is_begun()
     assert not (tmp_path / "none").exists()
 
 
 def test_only_committed_directories_count(tmp_path: pathlib.Path) -> None:
     checkpoints = saved(tmp_path, 2, 10)
-    for name in (".writing_00000020", "superseded_step_00000030_1", "step_", "step_x"):
+    for name in (".writing_00000020_1", "superseded_step_00000030_1", "damaged_step_00000030_1", "step_", "step_x"):
         (tmp_path / name).mkdir()
     (tmp_path / "step_00000040").write_text("a file")
     assert checkpoints.steps() == [2, 10]
-
-
-@pytest.mark.parametrize("moment", ["write", "manifest", "fsync"])
-def test_a_save_that_fails_leaves_no_checkpoint_and_the_old_ones_whole(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, moment: str
-) -> None:
-    checkpoints = saved(tmp_path, 1, keep=1)
-
-    def fail(*args: Any, **kwargs: Any) -> None:
-        raise OSError("No space left on device")
-
-    target = {"write": tf.train.Checkpoint, "manifest": pathlib.Path, "fsync": os}[moment]
-    monkeypatch.setattr(target, {"write": "write", "manifest": "write_text", "fsync": "fsync"}[moment], fail)
-    with pytest.raises(OSError, match="No space left"):
-        checkpoints.save(tf.train.Checkpoint(), step=2, keep=1)
-    assert checkpoints.steps() == [1]
-    monkeypatch.undo()
-    checkpoints.save(tf.train.Checkpoint(), step=3, keep=2)
-    assert names(tmp_path) == {"step_00000001", "step_00000003"}, "what the failed save had left is gone"
-
-
-def test_the_name_is_given_only_after_everything_is_on_the_disk(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    order: list[str] = []
-    rename = pathlib.Path.rename
-    monkeypatch.setattr("trainloop.checkpoint._sync", lambda path: order.append(f"sync {path.name}"))
-    monkeypatch.setattr(
-        pathlib.Path, "rename", lambda self, target: order.append(f"rename {self.name}") or rename(self, target)
-    )
-    saved(tmp_path, 5)
-    renamed = order.index("rename .writing_00000005")
-    assert {"sync state.index", "sync manifest.json", "sync .writing_00000005"} < set(order[:renamed])
-    assert order[renamed + 1 :] == [f"sync {tmp_path.name}"]
 
 
 def test_the_newest_are_kept(tmp_path: pathlib.Path) -> None:
@@ -104,13 +86,33 @@ def test_the_newest_are_kept(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize(("mode", "best"), [("min", 2), ("max", 3)])
-def test_the_best_is_kept_besides(tmp_path: pathlib.Path, mode: str, best: int) -> None:
+def test_the_best_is_kept_besides(tmp_path: pathlib.Path, mode: Any, best: int) -> None:
     checkpoints = Checkpoints(tmp_path)
     for step, loss in enumerate([float("nan"), 0.1, 0.9, 0.5, 0.4, 0.3], start=1):
         metrics = {"eval/loss": loss}
         checkpoints.save(tf.train.Checkpoint(), step=step, metrics=metrics, keep=2, monitor="eval/loss", mode=mode)
     assert checkpoints.steps() == [best, 5, 6]
     assert checkpoints.find("best") == best
+
+
+def test_what_was_saved_for_good_is_kept_for_good(tmp_path: pathlib.Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    for step in range(1, 8):
+        checkpoints.save(tf.train.Checkpoint(), step=step, keep=1, for_good=step % 3 == 0)
+    assert checkpoints.steps() == [3, 6, 7]
+
+
+def test_what_nobody_can_judge_is_not_deleted(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
+    checkpoints = saved(tmp_path, 1, keep=1)
+    (checkpoints.path(1) / manifest.NAME).write_text("")
+    with caplog.at_level(logging.WARNING):
+        checkpoints.save(tf.train.Checkpoint(), step=2, keep=1, metrics={"loss": 1.0}, monitor="loss")
+        assert checkpoints.steps() == [1, 2]
+    assert "manifest.json is no manifest; that checkpoint is kept as it is" in caplog.text
+    with pytest.raises(
+        CheckpointDamaged, match=r"restore: the checkpoint 'best' is damaged: .*00001/manifest.json is no"
+    ):
+        checkpoints.find("best")
 
 
 def test_of_equals_the_first_is_the_best(tmp_path: pathlib.Path) -> None:
@@ -139,29 +141,10 @@ def test_what_is_not_there_is_told_what_is(
 
 def test_saving_a_step_again_replaces_it_and_leaves_nothing_behind(tmp_path: pathlib.Path) -> None:
     checkpoints = saved(tmp_path, 5)
-    value = tf.Variable(50.0)
-    checkpoints.save(tf.train.Checkpoint(value=value), step=5)
-    value.assign(0.0)
-    checkpoints.restore(tf.train.Checkpoint(value=value), 5)
-    assert value.numpy() == 50.0
-    assert names(tmp_path) == {"step_00000005"}
-
-
-def test_a_step_saved_again_is_never_without_a_whole_checkpoint(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A kill between any two changes of the directory leaves the old checkpoint or the new one, under some name."""
-    checkpoints = saved(tmp_path, 5)
-    rename, whole = pathlib.Path.rename, []
-
-    def watched(self: pathlib.Path, target: pathlib.Path) -> pathlib.Path:
-        moved = rename(self, target)
-        whole.append({json.loads(path.read_text())["step"] for path in tmp_path.glob("*step_*/manifest.json")})
-        return moved
-
-    monkeypatch.setattr(pathlib.Path, "rename", watched)
-    checkpoints.save(tf.train.Checkpoint(), step=5)
-    assert whole == [{5}, {5}]
+    for again in (50.0, 500.0):
+        checkpoints.save(tf.train.Checkpoint(value=tf.Variable(again)), step=5)
+        assert value_in(checkpoints, checkpoints.find(5)) == again
+        assert names(tmp_path) == {"step_00000005"}
 
 
 def test_what_a_run_goes_back_behind_is_moved_aside(tmp_path: pathlib.Path) -> None:
@@ -174,58 +157,242 @@ def test_what_a_run_goes_back_behind_is_moved_aside(tmp_path: pathlib.Path) -> N
     assert "superseded_step_00000010_2" in names(tmp_path), "nothing is written over"
 
 
-@pytest.mark.parametrize(
-    ("have", "message"),
-    [
-        ({"kernel": [2, 3]}, r"model/kernel has the shape \(2, 3\) and was saved with \(2, 2\)"),
-        ({"kernel": [2, 2], "bias": [2]}, "model/bias was not saved"),
-        ({}, "model/kernel was saved and is not there"),
-    ],
-)
-def test_another_model_is_refused_before_a_variable_changes(
-    tmp_path: pathlib.Path, have: dict[str, list[int]], message: str
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Checkpoints of steps 1 and 2."""
+    directory = tmp_path_factory.mktemp("two")
+    saved(directory, 1, 2, metrics={"loss": 1.0}, monitor="loss")
+    return directory
+
+
+DAMAGES: dict[str, Callable[[pathlib.Path], object]] = {
+    "flipped": lambda path: path.write_bytes(path.read_bytes()[:-9] + b"!" + path.read_bytes()[-8:]),
+    "cut short": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "empty": lambda path: path.write_bytes(b""),
+    "deleted": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=list(DAMAGES))
+@pytest.mark.parametrize("name", ["state.index", "state.data-00000-of-00001", manifest.NAME])
+def test_from_a_damaged_checkpoint_the_latest_falls_back_and_nothing_begins_anew(
+    tmp_path: pathlib.Path,
+    two: pathlib.Path,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+    damage: Callable[[pathlib.Path], object],
 ) -> None:
-    checkpoints, step = Checkpoints(tmp_path), tf.Variable(1)
-    checkpoints.save(tf.train.Checkpoint(step=step, model=Part(kernel=[2, 2])), step=1)
-    step.assign(0)
+    directory = tmp_path / "checkpoints"
+    shutil.copytree(two, directory)
+    checkpoints = Checkpoints(directory)
+    hurt = checkpoints.path(2) / name
+    damage(hurt)
+    with pytest.raises(CheckpointDamaged, match=rf"^restore: the checkpoint 2 is damaged: {hurt} .*holds 1, 2"):
+        checkpoints.find(2)
+    assert names(directory) == {"step_00000001", "step_00000002"}, "who asks for one step gets that or an error"
+    with caplog.at_level(logging.WARNING):
+        assert checkpoints.find("latest") == 1
+    assert f"restore: passed over step 2: {hurt} " in caplog.text
+    assert "its directory is " + str(directory / "damaged_step_00000002_1") in caplog.text
+    assert "the newest checkpoint that is whole is that of step 1" in caplog.text
+    assert names(directory) == {"step_00000001", "damaged_step_00000002_1"}
+    assert value_in(checkpoints, 1) == 1.0
+    damage(checkpoints.path(1) / name)
+    for _ in range(2):
+        with pytest.raises(CheckpointDamaged, match=rf"^restore: no checkpoint in .* is whole: step 1: .*/{name} "):
+            checkpoints.find("latest")
+    shutil.rmtree(checkpoints.path(1))
+    assert checkpoints.is_begun()
+    with pytest.raises(CheckpointDamaged, match=r"holds no checkpoint but damaged ones \(damaged_step_00000002_1\)"):
+        checkpoints.find("latest")
+
+
+def test_the_best_that_is_damaged_is_an_error(tmp_path: pathlib.Path, two: pathlib.Path) -> None:
+    shutil.copytree(two, tmp_path / "checkpoints")
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    (checkpoints.path(1) / "state.index").write_bytes(b"")
     with pytest.raises(
-        ValueError, match=rf"^restore: .*step_00000001 does not fit this Trainer: {message}\. It was saved"
+        CheckpointDamaged, match=r"^restore: the checkpoint 'best' is damaged: .*00001/state.index has 0"
     ):
-        checkpoints.restore(tf.train.Checkpoint(step=step, model=Part(**have)), 1, whole=("model",))
-    assert step.numpy() == 0
+        checkpoints.find("best")
 
 
-def test_what_does_not_exist_yet_is_filled_in_and_compared_later(tmp_path: pathlib.Path) -> None:
-    checkpoints, empty = Checkpoints(tmp_path), Part()
-    full = Part(kernel=[2])
-    full.kernel.assign([1.0, 2.0])
-    checkpoints.save(tf.train.Checkpoint(model=full), step=1)
-    restored = checkpoints.restore(tf.train.Checkpoint(model=empty), 1)
-    empty.kernel = tf.Variable([0.0, 0.0])
-    restored.check(whole=("model",))
-    assert empty.kernel.numpy().tolist() == [1.0, 2.0]
-    empty.bias = tf.Variable(0.0)
-    with pytest.raises(ValueError, match="model/bias was not saved"):
-        restored.check()
+def test_a_checkpoint_under_the_name_of_another_step_is_damaged(tmp_path: pathlib.Path, two: pathlib.Path) -> None:
+    shutil.copytree(two / "step_00000001", tmp_path / "step_00000009")
+    with pytest.raises(CheckpointDamaged, match=r"00009/manifest.json is that of step 1\b"):
+        Checkpoints(tmp_path).find(9)
 
 
-def test_parts_that_are_not_asked_to_be_whole_may_be_left_out(tmp_path: pathlib.Path) -> None:
+def test_a_reader_who_may_not_rename_still_falls_back(
+    tmp_path: pathlib.Path, two: pathlib.Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(two, tmp_path / "checkpoints")
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    (checkpoints.path(2) / "state.index").write_bytes(b"")
+    monkeypatch.setattr("os.rename", failing(PermissionError(13, "Permission denied")))
+    with caplog.at_level(logging.WARNING):
+        assert checkpoints.find("latest") == 1
+    assert "its directory could not be renamed (Permission denied)" in caplog.text
+
+
+def test_what_the_run_has_just_retired_is_not_damaged(
+    tmp_path: pathlib.Path, two: pathlib.Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Somebody evaluates a run that goes on: what was the latest is gone before it is read."""
+    shutil.copytree(two, tmp_path / "checkpoints")
+    verify = Store.verify
+
+    def later(store: Store, step: int) -> None:
+        if step == 2:
+            saved(store.directory, 3, keep=1)
+        verify(store, step)
+
+    monkeypatch.setattr(Store, "verify", later)
+    assert Checkpoints(tmp_path / "checkpoints").find("latest") == 3
+    assert not caplog.records
+
+
+def failing(error: Exception) -> Callable[..., Any]:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    return fail
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Holds whatever is written in the background until the event is set."""
+    goes_on, write = threading.Event(), Snapshot.write
+
+    def wait_and_write(snapshot: Snapshot, prefix: str) -> None:
+        assert goes_on.wait(PATIENCE)
+        write(snapshot, prefix)
+
+    monkeypatch.setattr(Snapshot, "write", wait_and_write)
+    yield goes_on
+    goes_on.set()
+
+
+def test_a_save_holds_the_values_of_its_moment(tmp_path: pathlib.Path, held: threading.Event) -> None:
+    """Also of variables that were created after the first save."""
+    checkpoints, model, python = Checkpoints(tmp_path), tf.Module(), {"reports": 0}
+    model.early = tf.Variable(tf.zeros([100]))
+    iterator = iter(tf.data.Dataset.range(10))
+    host = HostState(lambda: python, python.update)
+    state = tf.train.Checkpoint(model=model, iterator=iterator, host=host)
+
+    def change(step: int) -> None:
+        for variable in model.variables:
+            variable.assign(tf.fill([100], float(step)))
+        python["reports"] = step
+        next(iterator)
+
+    for step in (1, 2, 3):
+        held.clear()
+        change(step)
+        checkpoints.save(state, step=step)
+        change(-step)
+        if step == 1:
+            model.late = tf.Variable(tf.zeros([100]))
+        held.set()
+        checkpoints.wait()
+    with pytest.raises(ValueError, match="model/late was not saved"):
+        checkpoints.restore(state, 1)
+    for step in (2, 3):
+        checkpoints.restore(state, step)
+        assert [set(variable.numpy()) for variable in (model.early, model.late)] == [{step}, {step}]
+        assert python == {"reports": step}
+        assert next(iterator).numpy() == 2 * step - 1
+
+
+def test_a_save_returns_before_anything_is_written(tmp_path: pathlib.Path, held: threading.Event) -> None:
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(tf.train.Checkpoint(model=Part(kernel=[2]), averages=Part(kernel=[2])), step=1)
-    checkpoints.restore(tf.train.Checkpoint(model=Part(kernel=[2])), 1, whole=("model", "optimizer"))
+    checkpoints.save(tf.train.Checkpoint(value=tf.Variable(1.0)), step=1)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    held.set()
+    assert checkpoints.steps() == [1], "whoever asks waits"
 
 
-def test_a_variable_with_two_names_is_one(tmp_path: pathlib.Path) -> None:
-    """As a compiled model holds its optimizer, which the Trainer holds too."""
-    shared, checkpoints = Part(rate=[]), Checkpoints(tmp_path)
-    checkpoints.save(tf.train.Checkpoint(model=tf.train.Checkpoint(optimizer=shared), optimizer=shared), step=1)
-    alone = tf.train.Checkpoint(model=tf.train.Checkpoint(), optimizer=Part(rate=[]))
-    checkpoints.restore(alone, 1, whole=("model", "optimizer"))
+def test_one_save_at_a_time(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints, done = Checkpoints(tmp_path), []
+    second_waits, wait, write, copy = threading.Event(), Checkpoints.wait, Snapshot.write, Snapshot.__init__
+
+    def waits(self: Checkpoints) -> None:
+        if self._saving is not None:
+            second_waits.set()
+        wait(self)
+
+    def writes(snapshot: Snapshot, prefix: str) -> None:
+        assert second_waits.wait(PATIENCE)
+        write(snapshot, prefix)
+        done.append("written")
+
+    def copies(snapshot: Snapshot, checkpoint: tf.train.Checkpoint) -> None:
+        done.append("copied")
+        copy(snapshot, checkpoint)
+
+    monkeypatch.setattr(Checkpoints, "wait", waits)
+    monkeypatch.setattr(Snapshot, "write", writes)
+    monkeypatch.setattr(Snapshot, "__init__", copies)
+    for step in (1, 2):
+        checkpoints.save(tf.train.Checkpoint(value=tf.Variable(1.0)), step=step)
+    checkpoints.wait()
+    assert done == ["copied", "written", "copied", "written"]
 
 
-def test_many_differences_are_counted(tmp_path: pathlib.Path) -> None:
+class SavedTheOldWay(tf.Module):
+    """What TensorFlow alone knows how to save."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.value = tf.Variable(1.0)
+        self._self_saveable_object_factories = {"SAVED": lambda name="": tf.Variable(5.0)}
+
+
+def test_what_cannot_be_copied_is_written_while_training_waits(tmp_path: pathlib.Path) -> None:
+    checkpoints, part = Checkpoints(tmp_path), SavedTheOldWay()
+    checkpoints.save(tf.train.Checkpoint(part=part), step=1)
+    part.value.assign(2.0)
+    files = tf.train.load_checkpoint(str(checkpoints.path(1) / "state"))
+    assert files.get_tensor("part/value/.ATTRIBUTES/VARIABLE_VALUE") == 1.0
+    assert "part/.ATTRIBUTES/SAVED" in files.get_variable_to_shape_map()
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), tf.errors.ResourceExhaustedError(None, None, "No space left")]
+)
+def test_a_save_that_fails_is_told_once_and_the_next_one_works(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    checkpoints = saved(tmp_path, 1, keep=1)
+    with monkeypatch.context() as broken:
+        broken.setattr(tf.train.Checkpoint, "write", failing(error))
+        checkpoints.save(tf.train.Checkpoint(), step=2, keep=1)
+        assert checkpoints.steps() == [1]
+    assert names(tmp_path) == {"step_00000001"}, "nothing is left of it"
+    with pytest.raises(
+        CheckpointNotSaved, match=r"^the checkpoint of step 2 was not saved in .*No space left.* Make ro"
+    ):
+        checkpoints.save(tf.train.Checkpoint(), step=3, keep=1)
+    assert checkpoints.find("latest") == 1
+    checkpoints.save(tf.train.Checkpoint(), step=4, keep=1)
+    checkpoints.wait()
+    assert names(tmp_path) == {"step_00000004"}
+
+
+def test_a_directory_that_cannot_be_made_is_told(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "checkpoints").write_text("a file")
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(tf.train.Checkpoint(), step=1)
+    with pytest.raises(CheckpointNotSaved, match="step 1 was not saved"):
+        checkpoints.wait()
+
+
+def test_a_mistake_in_the_program_is_not_taken_for_a_full_disk(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(tf.train.Checkpoint(model=Part()), step=1)
-    many = Part(**{f"v{number}": [1] for number in range(8)})
-    with pytest.raises(ValueError, match=r"model/v4 was not saved and 3 more\. It was saved"):
-        checkpoints.restore(tf.train.Checkpoint(model=many), 1)
+    monkeypatch.setattr(manifest, "seal", failing(TypeError("not JSON")))
+    checkpoints.save(tf.train.Checkpoint(), step=1)
+    with pytest.raises(TypeError, match="not JSON"):
+        checkpoints.wait()

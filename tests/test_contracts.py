@@ -647,6 +647,21 @@ def test_a_function_traced_before_is_held_to_what_it_is_told():
     assert contract(lambda x: held.function(x, training=True), Phase.EVAL, X).verdict == "violated"
 
 
+def test_what_a_function_is_told_is_known_under_a_tape_too():
+    held = Holding(traced_in_both_modes(), False, name="held")
+    held.function(X, training=False)
+
+    def step(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.reduce_sum(held(x))
+        return tape.gradient(loss, x)
+
+    assert paths(contract(step, Phase.TRAIN, tf.constant(X))) == ["held"]
+    by_position = contract(lambda x: held.function(x, True), Phase.EVAL, tf.constant(X))
+    assert "with training=True; phase 'eval'" in by_position.violations[0].what
+
+
 @pytest.mark.parametrize("way", ["pinned", "frozen", "in a scope"])
 def test_a_function_traced_before_may_mean_what_it_is_told(way):
     held = Holding(traced_in_both_modes(), False)

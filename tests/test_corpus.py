@@ -30,7 +30,7 @@ IN_OTHER_WAYS = [
         ("@tf.function on a call, traced in training", "norm"),
     ]
     for mode in ("eager", "jit", "replicas")
-]
+] + ["a worker thread: drop of Forwarding (replicas)"]
 IN_A_TRAINER = [
     "training=False hard-wired: drop of Forwarding",
     "tf.nn.dropout, always on: drop of Forwarding",

@@ -29,10 +29,14 @@ def python_blocks(text: str) -> Iterator[str]:
 
 
 def run_document(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs the blocks of `path` in a module of their own, which dataclasses and pickle can look up by its name."""
+    """Runs the blocks of `path` in a module of their own, which dataclasses and pickle can look up by its name.
+
+    What a workdir keeps is there when a script runs again, so the blocks with a workdir are then run once more.
+    """
     module = types.ModuleType(path.stem)
     monkeypatch.setitem(sys.modules, path.stem, module)
-    for block in python_blocks(path.read_text()):
+    blocks = list(python_blocks(path.read_text()))
+    for block in [*blocks, *(block for block in blocks if "workdir=" in block)]:
         try:
             # AutoGraph reads the source of what it compiles: under this file name it finds the document itself.
             exec(compile(block, path, "exec"), module.__dict__)
@@ -72,6 +76,13 @@ def test_a_failing_example_is_named_by_file_and_line(code, said, monkeypatch, tm
     page = write(tmp_path, "# Title", "", "```python", *code, "```")
     with pytest.raises(AssertionError, match=said):
         run_document(page, monkeypatch)
+
+
+def test_a_block_with_a_workdir_runs_twice(monkeypatch, tmp_path):
+    code = ["import pathlib", "pathlib.Path('run').mkdir()  # as workdir='run' would"]
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(AssertionError, match=r"page\.md, line 3: FileExistsError"):
+        run_document(write(tmp_path, "```python", *code, "```"), monkeypatch)
 
 
 def test_a_block_that_is_never_closed_is_an_error(monkeypatch, tmp_path):

@@ -5,7 +5,19 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from trainloop import Callback, Every, Phase, Trainer, WeightAveraging, audit, contract, data
+from trainloop import (
+    Callback,
+    Checkpointing,
+    Every,
+    Phase,
+    StepResult,
+    Trainer,
+    WeightAveraging,
+    audit,
+    contract,
+    data,
+    load_weights,
+)
 
 X = np.random.default_rng(0).normal(size=[20, 4]).astype("float32")
 PAIRS = (X, X.sum(axis=1, keepdims=True))
@@ -100,6 +112,33 @@ def test_regularisation_counts_without_an_optimizer():
 def test_a_metric_and_a_scalar_of_one_name_are_refused():
     with pytest.raises(ValueError, match="'loss' would be reported twice"):
         make(metrics=[tf_keras.metrics.MeanSquaredError("loss")]).evaluate(batches())
+
+
+def test_weights_that_were_not_restored_are_told_of_once(tmp_path):
+    make(Checkpointing(), workdir=tmp_path).fit(batches(), steps=2)
+    fresh = make(workdir=tmp_path)
+    message = r"^workdir='.*' holds checkpoints that were not restored, .* Call trainer.restore_or_initialize\(\)"
+    with pytest.warns(UserWarning, match=message) as caught:
+        fresh.predict(batches())
+    assert caught[0].filename == __file__
+    fresh.evaluate(batches())  # a second warning would be an error
+    restored, loaded = make(workdir=tmp_path), make(workdir=tmp_path)
+    restored.restore_or_initialize()
+    load_weights(loaded.model, tmp_path)
+    assert restored.evaluate(batches()) == loaded.evaluate(batches())
+
+
+class Reports(Trainer):
+    def compute_loss(self, batch, phase):
+        loss, outputs = super().compute_loss(batch, phase)
+        return StepResult(loss, outputs, scalars={"accuracy": loss, "gradient_norm": loss})
+
+
+def test_a_name_that_is_reported_twice_goes_by_the_method_that_was_written():
+    with pytest.raises(ValueError, match=r"^compute_loss: 'accuracy' would be reported twice"):
+        make(kind=Reports, metrics=["accuracy"]).evaluate(batches())
+    with pytest.raises(ValueError, match=r"^compute_loss returned a scalar named 'gradient_norm', which report_grad"):
+        make(kind=Reports, report_gradient_norm=True).fit(batches(), steps=1)
 
 
 def test_keras_numbers_are_no_part_of_a_metrics_name():

@@ -290,8 +290,8 @@ def test_build_calls_the_task_with_plain_python_values(tasks: str) -> None:
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({}, "config.task=None: expected 'package.module:function'"),
-        ({"task": "some_tasks"}, "config.task='some_tasks': expected 'package.module:function'"),
+        ({}, "config.task=None: expected 'package.module:name'"),
+        ({"task": "some_tasks"}, "config.task='some_tasks': expected 'package.module:name'"),
         ({"task": "nowhere.tasks:task"}, "there is no module 'nowhere' here; install its package"),
         ({"task": "some_tasks:tusk"}, "some_tasks has no function 'tusk'; did you mean 'task'?"),
         (

@@ -49,6 +49,24 @@ def test_a_step_needs_no_loss_if_it_has_a_scalar() -> None:
         (tf.constant(1), TypeError, "a loss of dtype int32; it must be a float"),
         (tf.constant(True), TypeError, "loss of dtype bool; it must be a number"),
         (object(), TypeError, "loss=a object; it must be a scalar tensor"),
+        ((LOSS, {"kl": LOSS, "n": 3}), TypeError, r"\(loss, {'kl', 'n'}\), .* return StepResult\(loss=loss, scalars="),
+        (
+            (LOSS, LOSS),
+            TypeError,
+            r"\(loss, a scalar\), but what follows the loss are the outputs, with a row for each",
+        ),
+        ((LOSS, {}), TypeError, r"\(loss, {}\), but what follows the loss are the outputs"),
+        (StepResult(LOSS, scalars={"loss": LOSS}), ValueError, "both loss= and a scalar named 'loss', so 'loss' would"),
+        (
+            StepResult(LOSS, scalars=[LOSS]),
+            TypeError,
+            r"scalars=a list; it must be a dict of scalars by name, StepResult",
+        ),
+        (
+            StepResult(LOSS, scalars={7: LOSS}),
+            TypeError,
+            r"scalars=\{7: \.\.\.\}; the name of a scalar must be a string",
+        ),
     ],
 )
 def test_what_is_no_loss_is_refused(returned: object, error: type[Exception], message: str) -> None:
@@ -70,6 +88,19 @@ def test_what_is_no_loss_is_refused(returned: object, error: type[Exception], me
 def test_what_is_no_result_of_a_step_is_refused(returned: object, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=f"^train_step returned {message}"):
         from_step(returned, "train_step")
+
+
+@pytest.mark.parametrize("name", ["eval/loss", "mc_predict/kl", "learning_rate", "learning_rate/critic"])
+def test_a_scalar_does_not_take_a_name_of_the_report(name: str) -> None:
+    message = f"^train_step returned a scalar named {name!r}, which is a name of the report's own"
+    with pytest.raises(ValueError, match=message):
+        from_step({name: LOSS}, "train_step")
+
+
+def test_a_prediction_is_shown_by_its_shapes() -> None:
+    ragged = [np.zeros([2], np.float32), np.zeros([3], np.float32)]
+    shown = MCPrediction({"a": np.zeros([9, 2]), "b": ragged}, (np.zeros([9]), np.zeros([9], np.float32)))
+    assert repr(shown) == ("MCPrediction(mean={'a': float64[9, 2], 'b': [2 of float32]}, std=(float64[9], float32[9]))")
 
 
 def test_uncertainties_are_there_where_an_output_is_class_probabilities() -> None:

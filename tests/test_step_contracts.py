@@ -208,8 +208,9 @@ class Forgetful(tf_keras.Model):
 
 def test_a_dead_dropout_is_a_warning():
     trainer = make(Forgetful())
-    with pytest.warns(UserWarning, match="never calls: dead"):
+    with pytest.warns(UserWarning, match="never calls: dead") as caught:
         trainer.fit(PAIRS, steps=1)
+    assert caught[0].filename == __file__  # where fit was called, not somewhere in the package
 
 
 class Unkeyed(Trainer):

@@ -1,5 +1,8 @@
 """The outer loop: what is due when, positions in the data, hooks, stops."""
 
+import logging
+import signal
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -226,3 +229,61 @@ def test_a_run_that_was_stopped_early_stays_so_without_a_warning(tmp_path):
     assert run()[1] == 20
     history, step = run()
     assert (step, history.stop_reason.split(":")[0]) == (20, "EarlyStopping")
+
+
+def test_a_total_that_is_reached_is_said(caplog):
+    trainer = make()
+    trainer.fit(ten_batches(), epochs=1)
+    with caplog.at_level(logging.WARNING):
+        trainer.fit(ten_batches(), epochs=1)
+    assert "fit: nothing to do: the run is at step 10, where epochs=1 is reached" in caplog.text
+
+
+class Interrupts(Notes):
+    def on_trigger(self, trainer):
+        signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("saves", [True, False])
+def test_whoever_stops_a_run_is_told_whether_it_can_go_on(tmp_path, saves):
+    trainer = make(Interrupts(Every(steps=3)), *[Checkpointing()] * saves, workdir=tmp_path)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        trainer.fit(ten_batches(), steps=9)
+    [note] = caught.value.__notes__
+    if saves:
+        assert note.startswith(f"stopped at step 3, whose checkpoint is {tmp_path}/checkpoints/step_00000003; run the")
+    else:
+        assert note == "stopped at step 3, and no checkpoint was saved there: that takes workdir= and Checkpointing"
+
+
+def test_what_a_checkpoint_changes_of_what_was_given_is_said(tmp_path, caplog):
+    make(Checkpointing(), workdir=tmp_path, seed=3).fit(ten_batches(), steps=1)
+    same, other = (make(workdir=tmp_path, seed=seed) for seed in (3, 4))
+    other.optimizer.learning_rate = 0.5
+    with caplog.at_level(logging.WARNING):
+        same.restore()
+        assert caplog.text == ""
+        other.restore()
+    assert "the run goes on with learning_rate=0.01, as it was saved, not with 0.5, as it was given" in caplog.text
+    assert "the run goes on with seed=3, as it was saved, not with 4, as it was given" in caplog.text
+
+
+def test_a_schedule_has_no_learning_rate_of_its_own_to_be_changed(tmp_path, caplog):
+    def scheduled():
+        rate = tf_keras.optimizers.schedules.CosineDecay(0.1, 10)
+        net = tf_keras.Sequential([tf_keras.Input([4]), tf_keras.layers.Dense(1)])
+        saving = Checkpointing()
+        return Trainer(
+            net,
+            tf_keras.optimizers.SGD(rate),
+            loss="mse",
+            default_callbacks=False,
+            callbacks=[saving],
+            workdir=tmp_path,
+            seed=3,
+        )
+
+    scheduled().fit(ten_batches(), steps=2)
+    with caplog.at_level(logging.WARNING):
+        assert scheduled().restore() == 2
+    assert "the run goes on with" not in caplog.text

@@ -28,14 +28,18 @@ if TYPE_CHECKING:
         TensorBoard,
         WeightAveraging,
     )
+    from trainloop.checkpoint import CheckpointNotSaved
+    from trainloop.contract_report import ContractReport
     from trainloop.contracts import contract
+    from trainloop.manifest import CheckpointDamaged
     from trainloop.phase import Phase
     from trainloop.pinning import follow, pin, unpin
     from trainloop.policy import Policy, register_family
     from trainloop.results import History, MCPrediction, StepResult
     from trainloop.trainer import Trainer
+    from trainloop.transfer import LoadedWeights, load_weights
     from trainloop.triggers import At, AtEnd, Every
-    from trainloop.verdicts import ContractReport
+    from trainloop.verify import ResumeReport, verify_resume
     from trainloop.violations import PhaseError, Violation
     from trainloop.waivers import waive
     from trainloop.workdir import Workdir, WorkdirLocked
@@ -49,6 +53,8 @@ __all__ = [
     "AtEnd",
     "Audit",
     "Callback",
+    "CheckpointDamaged",
+    "CheckpointNotSaved",
     "Checkpointing",
     "ContractReport",
     "EarlyStopping",
@@ -56,6 +62,7 @@ __all__ = [
     "History",
     "Inference",
     "KerasCallback",
+    "LoadedWeights",
     "MCPrediction",
     "MetricsLog",
     "NonFiniteLossError",
@@ -64,6 +71,7 @@ __all__ = [
     "Policy",
     "Profiler",
     "ProgressBar",
+    "ResumeReport",
     "StepResult",
     "StopOnNaN",
     "TensorBoard",
@@ -77,10 +85,12 @@ __all__ = [
     "data",
     "follow",
     "launch",
+    "load_weights",
     "pin",
     "random",
     "register_family",
     "unpin",
+    "verify_resume",
     "waive",
 ]
 
@@ -100,14 +110,18 @@ _HOMES = {
         "TensorBoard",
         "WeightAveraging",
     ],
+    "checkpoint": ["CheckpointNotSaved"],
     "contracts": ["contract"],
+    "manifest": ["CheckpointDamaged"],
     "phase": ["Phase"],
     "pinning": ["follow", "pin", "unpin"],
     "policy": ["Policy", "register_family"],
     "results": ["History", "MCPrediction", "StepResult"],
     "trainer": ["Trainer"],
+    "transfer": ["LoadedWeights", "load_weights"],
     "triggers": ["At", "AtEnd", "Every"],
-    "verdicts": ["ContractReport"],
+    "contract_report": ["ContractReport"],
+    "verify": ["ResumeReport", "verify_resume"],
     "violations": ["PhaseError", "Violation"],
     "waivers": ["waive"],
     "workdir": ["Workdir", "WorkdirLocked"],

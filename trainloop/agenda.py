@@ -99,6 +99,9 @@ class RunLength:
         if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
             raise ValueError(f"fit: {name}={value!r} must be a positive whole number")
 
+    def __str__(self) -> str:
+        return f"epochs={self.epochs}" if self.steps is None else f"steps={self.steps}"
+
     def is_reached(self, step: int, epoch: int) -> bool:
         """Returns whether a run that stands there is at its end."""
         return step >= self.steps if self.steps is not None else epoch >= (self.epochs or 0)

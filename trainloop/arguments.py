@@ -11,6 +11,7 @@ import tf_keras
 
 from trainloop import data, keras_hooks
 from trainloop.callback import Callback
+from trainloop.phase import Phase, check_phase
 from trainloop.triggers import Trigger
 
 Models = dict[str, Any]
@@ -155,6 +156,41 @@ def check_eval_data(eval_data: Any, eval_every: Any) -> dict[str, Any]:
     return dict(eval_data)
 
 
+def check_microbatches(microbatches: int, replicas: int, train_data: Any) -> None:
+    """Refuses more slices than a batch has rows, as far as the data say how many that are.
+
+    Each slice costs a trace, and the empty ones bring nothing.
+
+    Raises:
+      ValueError: If there are more.
+    """
+    source = data.unwrapped(train_data)
+    spec = getattr(source, "element_spec", ())  # of a tf.data.Dataset
+    static = [leaf.shape[0] for leaf in tf.nest.flatten(spec) if isinstance(leaf, tf.TensorSpec) and leaf.shape.rank]
+    rows = getattr(source, "batch_size", static[0] if static else None)
+    if rows is not None and microbatches > 1 and microbatches * replicas > rows:
+        each = f" for each of {replicas} replicas" if replicas > 1 else ""
+        raise ValueError(
+            f"microbatches={microbatches}{each}, but a batch of fit: train_data= has {rows} rows; give at most "
+            f"{max(1, rows // replicas)}, or larger batches"
+        )
+
+
+def check_phase_of_pass(method: str, phase: Any, allowed: tuple[Phase, ...]) -> None:
+    """Checks `phase=` of `evaluate` or `predict`.
+
+    Raises:
+      TypeError: If it is not a `Phase`.
+      ValueError: If it is one that the method does not serve.
+    """
+    if phase is Phase.UPDATE_BN:
+        raise ValueError(
+            f"{method}: phase={phase} does not serve here; trainer.update_bn(data) measures the statistics of batch "
+            "normalization anew"
+        )
+    check_phase(phase, allowed, argument=f"{method}: phase")
+
+
 def find_strategy(models: Models) -> tf.distribute.Strategy:
     """Returns the strategy that the models were built under.
 
@@ -205,7 +241,8 @@ def _check_optimizer(optimizer: Any, name: str) -> tf_keras.optimizers.Optimizer
         try:
             return tf_keras.optimizers.get(optimizer)
         except ValueError as error:
-            raise ValueError(f"{name}={optimizer!r} is unknown to tf_keras.optimizers.get") from error
+            near = keras_hooks.did_you_mean(optimizer, tf_keras.optimizers)
+            raise ValueError(f"{name}={optimizer!r} is unknown to tf_keras.optimizers.get{near}") from error
     if isinstance(optimizer, tf_keras.optimizers.legacy.Optimizer):
         raise TypeError(
             f"{name}={type(optimizer).__name__} is a legacy optimizer; "

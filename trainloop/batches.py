@@ -30,29 +30,37 @@ def rows(batch: Any) -> tf.Tensor:
 
 
 def part(batch: Any, index: tf.Tensor | int, count: int) -> tuple[Any, tf.Tensor]:
-    """Cuts one of `count` contiguous parts out of a batch.
+    """Cuts one of `count` contiguous parts out of a batch, of each tensor in it by its own number of rows.
 
     A part is never empty: where a batch has fewer rows than there are parts, an empty part is given a copy of one row,
     so that no mean over nothing (a NaN) arises; the number of rows returned says 0 then.
 
     Args:
-      batch: A nest of tensors with the same leading dimension; scalars go to every part.
+      batch: A nest of tensors with the same leading dimension, unless it puts several batches side by side, as
+        `data.zip` does; scalars go to every part.
       index: Which part, from 0.
       count: The number of parts.
 
     Returns:
-      The part, and the number of rows of the batch that are in it (int32 scalar).
+      The part, and the number of rows of the batch's first tensor that are in it (int32 scalar).
     """
     static = _static_rows(batch)
     if static is not None and static % count == 0:
         size = static // count
         start = index * size
         return tf.nest.map_structure(lambda leaf: _slice(leaf, start, start + size, size), batch), tf.constant(size)
-    total = rows(batch)
-    start, stop = total * index // count, total * (index + 1) // count
-    first = tf.minimum(start, total - 1)
-    last = tf.maximum(stop, first + 1)
-    return tf.nest.map_structure(lambda leaf: _slice(leaf, first, last, None), batch), stop - start
+
+    def bounds(total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return total * index // count, total * (index + 1) // count
+
+    def cut(leaf: Any) -> Any:
+        total = rows(leaf)
+        start, stop = bounds(total)
+        first = tf.minimum(start, total - 1)
+        return _slice(leaf, first, tf.maximum(stop, first + 1), None)
+
+    start, stop = bounds(rows(batch))
+    return tf.nest.map_structure(cut, batch), stop - start
 
 
 def join(parts: list[Any], counts: list[tf.Tensor]) -> Any:

@@ -68,7 +68,10 @@ class Callback:
         """Called between two steps whenever `trigger` is due."""
 
     def on_exception(self, trainer: Trainer, error: BaseException) -> None:
-        """Called when an exception leaves `fit`; the exception goes on afterwards."""
+        """Called when an exception ends `fit`, which it leaves afterwards, or has it go back to a checkpoint and on.
+
+        The latter is `StopOnNaN(rollbacks=)`; `on_fit_begin` follows then.
+        """
 
     def get_state(self) -> dict[str, Any]:
         """Returns what a resumed run needs to know, as JSON values; saved in every checkpoint."""

@@ -16,8 +16,10 @@ from trainloop import arguments, batch_norm, data, guard, keras_hooks, monte_car
 from trainloop.agenda import Pace
 from trainloop.batch_norm import StatisticsLoop
 from trainloop.callback import Callback
+from trainloop.interrupts import Interrupted, Interrupts
 from trainloop.monte_carlo import Sampling
-from trainloop.phase import Phase, check_phase
+from trainloop.phase import Phase
+from trainloop.signatures import strict
 from trainloop.state import State, new_window
 from trainloop.step_contracts import StepContracts
 from trainloop.step_methods import StepMethods
@@ -29,9 +31,7 @@ from trainloop.workdir import Workdir
 if TYPE_CHECKING:
     from trainloop.trainer import Trainer
 
-Data = data.ArrayData | tf.data.Dataset
-
-
+Data = data.Data
 EVAL_EVERY = "eval_every"  # the reason of the evaluations that belong to a `fit`
 
 
@@ -101,6 +101,7 @@ class Evaluator(StepMethods):
         self._asked: dict[Phase, Asked] = {}
         self._contracts = StepContracts(self.models, self.optimizers)
         self._layers: list[Any] | None = None
+        self._interrupts: Interrupts | None = None
 
     @property
     def step(self) -> Any:
@@ -114,6 +115,7 @@ class Evaluator(StepMethods):
         context = steps.current()
         return int(self.state.epoch) if context is None else context.epoch
 
+    @strict
     def evaluate(
         self, data: Data, *, phase: Phase = Phase.EVAL, samples: int | None = None, steps: int | None = None
     ) -> dict[str, Any]:
@@ -142,11 +144,12 @@ class Evaluator(StepMethods):
             `samples` is not positive, or given for another phase.
           PhaseError: If the step does what the phase does not allow, or draws nothing at random in `Phase.MC_PREDICT`.
         """
-        check_phase(phase, (Phase.EVAL, Phase.MC_PREDICT))
+        arguments.check_phase_of_pass("evaluate", phase, (Phase.EVAL, Phase.MC_PREDICT))
         sampling = _check_sampling("evaluate", phase, samples)
         found = self._evaluate({"": data}, steps, "evaluate", "evaluate: data", phase, sampling)
         return {name.removeprefix(f"{phase.value}/"): value for name, value in found.items()}
 
+    @strict
     def predict(
         self,
         data: Data,
@@ -176,7 +179,7 @@ class Evaluator(StepMethods):
             `samples` is not positive, or it or `keep_samples` is given for another phase.
           PhaseError: If the step does what the phase does not allow, or draws nothing at random in `Phase.MC_PREDICT`.
         """
-        check_phase(phase, (Phase.PREDICT, Phase.MC_PREDICT))
+        arguments.check_phase_of_pass("predict", phase, (Phase.PREDICT, Phase.MC_PREDICT))
         sampling = _check_sampling("predict", phase, samples, keep_samples)
         with self.strategy.scope():
             source = self._pass_over(data, steps, phase, "predict: data", sampling=sampling, gathers=True)
@@ -186,6 +189,7 @@ class Evaluator(StepMethods):
             return monte_carlo.to_prediction(structure, leaves)
         return tf.nest.pack_sequence_as(structure, leaves)
 
+    @strict
     def update_bn(self, data: Data, *, steps: int | None = None) -> None:
         """Measures the statistics of batch normalization anew, as their average over one pass (precise batch norm).
 
@@ -276,6 +280,7 @@ class Evaluator(StepMethods):
         iterator, pace, taken, out_of_data = iter(source.batches), Pace(), 0, False
         with self._states_put_back():
             while not out_of_data and source.left(taken, pace.steps) > 0:
+                self._leave_on_a_signal()
                 start = self.clock()
                 ran = loop.run(iterator, source.left(taken, pace.steps), self.epoch, taken)
                 pace.observe(ran.steps, self.clock() - start)
@@ -294,6 +299,7 @@ class Evaluator(StepMethods):
         chunks: list[list[Any]] = []
         with self._states_put_back():
             while source.left(taken, pace.steps) > 0:
+                self._leave_on_a_signal()
                 start = self.clock()
                 done, outputs = loop.run(iterator, source.left(taken, pace.steps), self.epoch, taken)
                 pace.observe(done, self.clock() - start)
@@ -313,6 +319,19 @@ class Evaluator(StepMethods):
         finally:
             for state in self._states_kept():
                 state.assign(before.get(id(state), tf.zeros_like(state)))
+
+    @contextlib.contextmanager
+    def _left_on(self, interrupts: Interrupts) -> Iterator[None]:
+        """Lets the passes in the block be left between two chunks, once a signal is noted."""
+        before, self._interrupts = self._interrupts, interrupts
+        try:
+            yield
+        finally:
+            self._interrupts = before
+
+    def _leave_on_a_signal(self) -> None:
+        if self._interrupts is not None and self._interrupts.received:
+            raise Interrupted
 
     def _states_kept(self) -> list[tf.Variable]:
         models, borrowed = self.models.values(), {id(metric) for metric in self.metrics.objects}

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during `fit`: noted at once, acted upon between two chunks."""
+"""Ctrl-C and SIGTERM during `fit`: noted at once, acted upon between two chunks of steps, of any phase."""
 
 from __future__ import annotations
 
@@ -9,6 +9,13 @@ from types import FrameType, TracebackType
 from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(BaseException):
+    """Leaves what is under way because a signal was noted; `fit` catches it.
+
+    No `Exception`, so that a hook which catches all of those lets it through.
+    """
 
 
 class Interrupts:
@@ -35,15 +42,20 @@ class Interrupts:
     ) -> None:
         self._give_back()
 
-    def act(self) -> None:
+    def act(self, note: str) -> None:
         """Leaves the program the way the noted signal asked for; returns where none came.
+
+        Args:
+          note: Where the run stands; shown below the traceback that Python prints.
 
         Raises:
           KeyboardInterrupt: After SIGINT.
           SystemExit: After SIGTERM, with status 143.
         """
         if self.received is signal.SIGINT:
-            raise KeyboardInterrupt
+            error = KeyboardInterrupt()
+            error.add_note(note)
+            raise error
         if self.received is signal.SIGTERM:
             sys.exit(128 + signal.SIGTERM)
 

@@ -7,6 +7,7 @@ once, and a second Keras could be given hooks of its own.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import functools
 import inspect
 import threading
@@ -51,6 +52,8 @@ for _name in dir(tf_keras.layers):
     if _name.startswith("Random"):
         policy.register_family(getattr(tf_keras.layers, _name), "augmentation")
 
+
+_NO_NAMES = ("get", "serialize", "deserialize", "Loss", "Metric", "optimizer")
 
 _CLASSES_WITH_FAMILY = tuple(layer_class for layer_class in policy.registered_classes() if "call" in vars(layer_class))
 
@@ -237,6 +240,20 @@ def is_callback(value: Any) -> bool:
     return of_keras_3 == ["Callback"]
 
 
+def did_you_mean(given: str, module: Any, *others: str) -> str:
+    """Returns `" (did you mean 'accuracy'?)"` for a name that is not known; nothing where none is near.
+
+    Args:
+      given: The name.
+      module: `tf_keras.losses`, `tf_keras.metrics` or `tf_keras.optimizers`.
+      *others: Further names that would do.
+    """
+    public = [name for name in dir(module) if name[0] != "_" and callable(getattr(module, name))]
+    known = [name.lower() for name in public] if module is tf_keras.optimizers else public
+    near = difflib.get_close_matches(given, [*others, *(name for name in known if name not in _NO_NAMES)], n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
 class _WithoutMean:
     """Stands in for the running mean that Keras would update at every call of a loss."""
 
@@ -309,8 +326,10 @@ def compiled_arguments(model: tf_keras.Model) -> dict[str, Any]:
     }
 
 
-def own_step_methods(model: tf_keras.Model) -> list[str]:
-    """Returns the step methods of `fit` that a model's class overrides."""
+def own_step_methods(model: Any) -> list[str]:
+    """Returns the step methods of `fit` that a model's class overrides; none where it is no model of tf-keras."""
+    if not isinstance(model, tf_keras.Model):
+        return []
     names = ("train_step", "test_step", "predict_step", "compute_loss", "compute_metrics")
     return [name for name in names if getattr(type(model), name) is not getattr(training_lib.Model, name)]
 
@@ -416,6 +435,12 @@ def strength_of(layer: Layer) -> float:
     names = ("rate", "stddev", "dropout", "recurrent_dropout", "drop_path_rate", "drop_rate", "drop_prob")
     found = [getattr(layer, name, None) for name in names]
     return max((float(value) for value in found if isinstance(value, (int, float))), default=0.0)
+
+
+def has_schedule(optimizer: Any) -> bool:
+    """Returns whether an optimizer's learning rate follows a schedule, so that it is no value of its own."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)  # loss scaling wraps one
+    return isinstance(inner._learning_rate, tf_keras.optimizers.schedules.LearningRateSchedule)
 
 
 def states_kept_between_batches(model: Any) -> list[tf.Variable]:

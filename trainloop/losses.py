@@ -166,7 +166,9 @@ def _check_loss(item: Any) -> None:
     try:
         resolved = tf_keras.losses.get(item)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"loss={item!r} is not a loss of tf-keras: {str(error).splitlines()[0]}") from error
+        near = keras_hooks.did_you_mean(item, tf_keras.losses) if isinstance(item, str) else ""
+        why = near or f": {str(error).splitlines()[0]}"
+        raise ValueError(f"loss={item!r} is not a loss of tf-keras{why}") from error
     if not callable(resolved):
         raise TypeError(f"loss={item!r} must be a name, a function (targets, outputs) or a tf_keras.losses.Loss")
     reduction = getattr(resolved, "reduction", "auto")
@@ -191,9 +193,10 @@ def _check_metric(argument: str, item: Any) -> None:
         except ValueError:
             known = False
         if not known:
+            near = keras_hooks.did_you_mean(item, tf_keras.metrics, "accuracy", "crossentropy")
             raise ValueError(
-                f"{argument}={item!r} is not a metric of tf-keras; give a name that tf_keras.metrics.get knows, a "
-                "function (targets, outputs) or a tf_keras.metrics.Metric"
+                f"{argument}={item!r} is not a metric of tf-keras{near}; give a name that tf_keras.metrics.get knows, "
+                "a function (targets, outputs) or a tf_keras.metrics.Metric"
             )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +12,7 @@ from trainloop import data
 from trainloop.agenda import RunLength
 from trainloop.checkpoint import Checkpoints
 from trainloop.evaluator import Data
+from trainloop.origins import warn_user
 from trainloop.resumable import Resumable
 from trainloop.steps import Ran
 
@@ -30,30 +30,26 @@ class Positioned(Resumable):
     def _open(self, source: Data, total: RunLength, steps_per_epoch: int | None, restart_data: bool) -> data.Stream:
         """Returns the training data at the position where the run stands."""
         before = self._opened[0] if self._opened else source
-        opened = self._stream if source is before and not restart_data else None
+        goes_on = data.unwrapped(source) is data.unwrapped(before) and not restart_data
+        opened = self._stream if goes_on else None
         needed = total.steps_left(self.step)
-        taken = self.state.epoch_step if source is before and not restart_data else 0
+        taken = self.state.epoch_step if goes_on else 0
         stream = data.training_stream(
             source, self.seed, steps_per_epoch=steps_per_epoch, steps_needed=needed, taken=taken, opened=opened
         )
-        if opened is None:
-            if restart_data or not data.is_same(source, before) or not self._goes_on(stream):
-                if self._restored is not None and isinstance(stream, data.ArrayStream) and not restart_data:
-                    logging.warning("train_data= has other rows or batches than before: its epoch begins anew")
-                self.state.epoch_start.assign(self.state.step)
-            if stream.caveat is not None and self.workdir is not None:
-                warnings.warn(
-                    f"fit: train_data= {stream.caveat}. trainloop.data.from_arrays has no such limit", stacklevel=3
-                )
+        if opened is None and (restart_data or not data.is_same(source, before) or not self._goes_on(stream)):
+            if self._restored is not None and isinstance(stream, data.AddressedStream) and not restart_data:
+                logging.warning("train_data= has other rows or batches than before: its epoch begins anew")
+            self.state.epoch_start.assign(self.state.step)
+            self._data_shape = None
         left = stream.steps_left(self.state.epoch_step)
         if left is not None and left <= 0:  # the position was counted in steps, or in longer epochs
-            self.state.epoch.assign_add(1)
-            self.state.epoch_start.assign(self.state.step)
-            stream.begin_epoch()
+            self._begin_epoch(stream)
         stream.seek(self.epoch, self.state.epoch_step)
-        self.state.passes.assign(stream.passes)
+        if opened is None and stream.caveat is not None and self.workdir is not None:
+            warn_user(f"fit: train_data= {stream.caveat}")
+        self._note_position(stream)
         self._stream, self._opened = stream, (source, total, steps_per_epoch)
-        self._data_shape = stream.shape if isinstance(stream, data.ArrayStream) else None
         self.steps_per_epoch, self.total_steps = stream.steps_per_epoch, total.steps
         if total.epochs is not None and stream.steps_per_epoch is not None:
             epochs_left = total.epochs - self.epoch
@@ -71,36 +67,54 @@ class Positioned(Resumable):
         return super()._restore(step, checkpoints)
 
     def _goes_on(self, stream: data.Stream) -> bool:
-        """Returns whether newly opened data can be put where the run stands; a saved iterator is put there."""
-        if isinstance(stream, data.ArrayStream):
+        """Returns whether newly opened data can be put where the run stands, and puts a dataset there."""
+        if isinstance(stream, data.AddressedStream):
             return self.state.epoch_step == 0 or self._data_shape in (None, stream.shape)
-        if self.state.epoch_step == 0 and self._restored is None:
+        assert isinstance(stream, data.DatasetStream)
+        if self._restored is None and self.state.epoch_step == 0:
+            self._data_shape = None
             return True
-        if stream.saved_iterator is None or self._restored is None or self._restored.step != self.step:
+        if self._restored is None or self._restored.step != self.step:
             return False
-        stream.skip_passes(int(self.state.passes))
-        return self._restored.restore_iterator(stream.saved_iterator)
+        taken = self.step - (self._data_shape if isinstance(self._data_shape, int) else int(self.state.epoch_start))
+        if stream.resume(int(self.state.passes), taken):
+            logging.warning("train_data= is replayed: %d batches that the run has seen are passed over", taken)
+            return True
+        return stream.saved_iterator is not None and self._restored.restore_iterator(stream.saved_iterator)
+
+    def _begin_epoch(self, stream: data.Stream) -> None:
+        self.state.epoch.assign_add(1)
+        self.state.epoch_start.assign(self.state.step)
+        stream.begin_epoch()
+        if stream.restarts:
+            self._data_shape = None
+
+    def _note_position(self, stream: data.Stream) -> None:
+        """Notes what the position is counted in: epochs of this shape, or batches since a dataset's iterator began."""
+        self.state.passes.assign(stream.passes)
+        if isinstance(stream, data.AddressedStream):
+            self._data_shape = stream.shape
+        elif not isinstance(self._data_shape, int):
+            self._data_shape = int(self.state.epoch_start)
 
     @contextlib.contextmanager
     def _position_kept(self) -> Iterator[None]:
         """Leaves the position in the data as it was where a `fit` is refused in the block."""
         counted = (self.state.epoch, self.state.epoch_start, self.state.passes)
-        before = [variable.numpy() for variable in counted], self._stream, self._opened
+        before = [variable.numpy() for variable in counted], self._stream, self._opened, self._data_shape
         try:
             yield
         except BaseException:
             for variable, value in zip(counted, before[0], strict=True):
                 variable.assign(value)
-            _, self._stream, self._opened = before
+            _, self._stream, self._opened, self._data_shape = before
             raise
 
     def _count_epoch(self, ran: Ran, stream: data.Stream) -> bool:
         """Returns whether an epoch has just ended; the next one begins then."""
         if not ran.out_of_data and stream.steps_left(self.state.epoch_step) != 0:
             return False
-        self.state.epoch.assign_add(1)
-        self.state.epoch_start.assign(self.state.step)
-        stream.begin_epoch()
-        self.state.passes.assign(stream.passes)
+        self._begin_epoch(stream)
+        self._note_position(stream)
         self.state.track_iterator(stream.saved_iterator)
         return True

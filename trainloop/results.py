@@ -10,6 +10,16 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from trainloop.phase import Phase
+
+_OF_THE_REPORT = ("learning_rate", "steps_per_second", "examples_per_second")
+_PREFIXES = ("learning_rate/", *(f"{phase.value}/" for phase in Phase))
+
+
+def is_of_the_report(name: str) -> bool:
+    """Returns whether a report itself has numbers of this name: the rates, and what other phases report."""
+    return name in _OF_THE_REPORT or name.startswith(_PREFIXES)
+
 
 @dataclasses.dataclass
 class StepResult:
@@ -52,8 +62,9 @@ def from_compute_loss(returned: Any, method: str) -> StepResult:
       method: The method's name, for messages.
 
     Raises:
-      ValueError: If there is no loss or it is not a scalar.
-      TypeError: If it is not a number.
+      ValueError: If there is no loss or it is not a scalar, or a scalar would be reported under a name that is taken.
+      TypeError: If the loss is not a number, the outputs of `(loss, outputs)` are scalars, or a scalar's name is no
+        string.
     """
     if isinstance(returned, StepResult):
         result = returned
@@ -70,6 +81,9 @@ def from_compute_loss(returned: Any, method: str) -> StepResult:
         raise ValueError(
             f"{method} returned no loss; it must return a scalar loss, (loss, outputs) or a StepResult with loss="
         )
+    if isinstance(returned, tuple):
+        _check_outputs(returned[1], method)
+    _check_names(result, method)
     scalars = {name: _scalar(value, method, name) for name, value in result.scalars.items()}
     return dataclasses.replace(result, loss=_scalar(result.loss, method, "loss"), scalars=scalars)
 
@@ -78,19 +92,54 @@ def from_step(returned: Any, method: str) -> StepResult:
     """Returns what `train_step` or `eval_step` returned as a `StepResult` with checked scalars.
 
     Raises:
-      TypeError: If it is neither a `StepResult` nor a dict of scalars.
-      ValueError: If it holds no scalar, or one that is not a scalar.
+      TypeError: If it is neither a `StepResult` nor a dict of scalars, or the name of a scalar is no string.
+      ValueError: If it holds no scalar, one that is not a scalar, or one under a name that is taken.
     """
     if isinstance(returned, Mapping):
         returned = StepResult(loss=returned.get("loss"), scalars={k: v for k, v in returned.items() if k != "loss"})
     if not isinstance(returned, StepResult):
         raise TypeError(f"{method} returned {_describe(returned)}; it must return a StepResult or a dict of scalars")
+    _check_names(returned, method)
     named = returned.named_scalars()
     if not named:
         raise ValueError(f"{method} returned no loss and no scalar; give StepResult(loss=...) or a dict of scalars")
     checked = {name: _scalar(value, method, name) for name, value in named.items()}
     return dataclasses.replace(
         returned, loss=checked.get("loss"), scalars={k: v for k, v in checked.items() if k != "loss"}
+    )
+
+
+def _check_names(result: StepResult, method: str) -> None:
+    """Raises where a scalar would take the place of another number of the report, or has no name to stand under."""
+    if not isinstance(result.scalars, Mapping):
+        raise TypeError(
+            f"{method} returned scalars={_describe(result.scalars)}; it must be a dict of scalars by name, "
+            'StepResult(scalars={"kl": kl})'
+        )
+    for name in result.scalars:
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"{method} returned scalars={{{name!r}: ...}}; the name of a scalar must be a string")
+        if name == "loss" and result.loss is not None:
+            raise ValueError(
+                f"{method} returned both loss= and a scalar named 'loss', so 'loss' would be reported twice; give the "
+                "scalar another name"
+            )
+        if is_of_the_report(name):
+            raise ValueError(
+                f"{method} returned a scalar named {name!r}, which is a name of the report's own, so it would be "
+                "reported twice; give the scalar another name"
+            )
+
+
+def _check_outputs(outputs: Any, method: str) -> None:
+    """Refuses numbers to report where outputs are expected: they would be handed to the metrics, and be lost."""
+    leaves = tf.nest.flatten(outputs)
+    if any(leaf is None or getattr(leaf, "shape", ()) != () for leaf in leaves):
+        return
+    shown = f"{{{', '.join(map(repr, outputs))}}}" if isinstance(outputs, Mapping) else "a scalar"
+    raise TypeError(
+        f"{method} returned (loss, {shown}), but what follows the loss are the outputs, with a row for each row of the "
+        "batch, and these are scalars. To report numbers by name return StepResult(loss=loss, scalars={...})"
     )
 
 
@@ -145,6 +194,10 @@ class MCPrediction:
     samples: Any = None
     entropies: tuple[Any, Any] = dataclasses.field(default=(None, None), repr=False)
 
+    def __repr__(self) -> str:
+        names = [name for name in ("mean", "std", "samples") if getattr(self, name) is not None]
+        return f"MCPrediction({', '.join(f'{name}={_outline(getattr(self, name))}' for name in names)})"
+
     @property
     def predictive_entropy(self) -> Any:
         """The entropy of the mean over the last axis, in nats: how uncertain the prediction is altogether.
@@ -183,6 +236,17 @@ class MCPrediction:
         return found
 
 
+def _outline(nest: Any) -> str:
+    """Returns dtypes and shapes in place of numbers: `float32[112, 2]`."""
+    if isinstance(nest, Mapping):
+        return "{" + ", ".join(f"{key!r}: {_outline(value)}" for key, value in nest.items()) + "}"
+    if isinstance(nest, list) and nest and not isinstance(nest[0], (tuple, list, Mapping)):  # rows that differ in shape
+        return f"[{len(nest)} of {nest[0].dtype}]"
+    if isinstance(nest, (tuple, list)):
+        return "(" + ", ".join(map(_outline, nest)) + ")"
+    return f"{nest.dtype}[{', '.join(map(str, nest.shape))}]"
+
+
 def _looks(array: Any) -> str:
     shape = f"{array.dtype} of shape {array.shape}"
     if array.size == 0 or array.ndim < 2:
@@ -212,10 +276,21 @@ class History(Mapping[str, list[float]]):
         self.stop_reason: str | None = None
 
     def add(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Appends one report."""
+        """Appends one report; a name has one value a step, the last one."""
         for name, value in metrics.items():
+            if self.steps[name] and self.steps[name][-1] == step:
+                self._values[name][-1] = value
+                continue
             self._values[name].append(value)
             self.steps[name].append(step)
+
+    def cut(self, *, after: int) -> None:
+        """Drops what was reported after a step."""
+        for name, steps in list(self.steps.items()):
+            kept = sum(step <= after for step in steps)
+            del steps[kept:], self._values[name][kept:]
+            if not kept:
+                del self.steps[name], self._values[name]
 
     def at(self, step: int) -> dict[str, float]:
         """Returns the values that were reported at a step, by name."""

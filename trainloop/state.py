@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -74,6 +74,11 @@ class State:
         """Adds the metrics once they exist; what a restored checkpoint holds for them is put into them."""
         if not hasattr(self.checkpoint, "metrics") and metrics:
             self.checkpoint.metrics = list(metrics)
+
+    def track_layer_states(self, states: Mapping[str, Sequence[tf.Variable]]) -> None:
+        """Adds what the `stateful=True` RNNs keep from batch to batch, by the layers' paths, once it exists."""
+        if not hasattr(self.checkpoint, "layer_states") and states:
+            self.checkpoint.layer_states = {path: list(of_layer) for path, of_layer in states.items()}
 
 
 def new_window() -> tf.Variable:

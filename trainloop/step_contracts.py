@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from absl import logging
 
 from trainloop.contract_report import ContractReport
 from trainloop.effects import read_effects
+from trainloop.origins import warn_user
 from trainloop.phase import Phase
 from trainloop.state import State
 from trainloop.steps import GatheringLoop, SummingLoop
@@ -105,22 +105,18 @@ class StepContracts:
         for reason in self._new(report.unproved):
             logging.warning("the contract of phase %r is not proved: %s", phase, reason)
         if unreached := self._new(report.unreached):
-            warnings.warn(
+            warn_user(
                 f"dropout or noise that the training step never calls: {', '.join(unreached)}. Call these layers, or "
-                "take them out of the model",
-                stacklevel=2,
+                "take them out of the model"
             )
         if unwritten := self._new(report.unwritten):
-            warnings.warn(
+            warn_user(
                 f"trainable variables that the training step reads but never updates: {', '.join(unwritten)}. Either "
                 "the tape has not recorded what they are used for, or no gradient comes through; set trainable = False "
-                "where that is meant",
-                stacklevel=2,
+                "where that is meant"
             )
         if resumes and (not_resumable := self._new(report.not_resumable)):
-            warnings.warn(
-                f"a resumed run will not repeat to the bit what depends on: {'; '.join(not_resumable)}", stacklevel=2
-            )
+            warn_user(f"a resumed run will not repeat to the bit what depends on: {'; '.join(not_resumable)}")
 
     def _new(self, entries: Iterable[str]) -> list[str]:
         found = [entry for entry in entries if entry not in self._said]

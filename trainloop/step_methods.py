@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import tensorflow as tf
 
-from trainloop import arguments, batches, gradient_sums, keras_hooks, random, results, steps
+from trainloop import arguments, batches, gradient_sums, keras_hooks, random, results, signatures, steps
 from trainloop.gradient_sums import Gradient
 from trainloop.losses import Loss, LossSpec, Metrics
+from trainloop.origins import warn_user
 from trainloop.phase import Phase
 from trainloop.results import StepResult
 from trainloop.user_code import call_user
@@ -18,6 +19,13 @@ from trainloop.user_code import call_user
 _as_written = tf.autograph.experimental.do_not_convert
 
 Gradients = dict[str, list[Gradient]]
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def _of_compute_loss(method: _Method) -> _Method:
+    """Marks a step method that returns what `compute_loss` has: in messages it goes by that name."""
+    vars(method)["speaks_for"] = "compute_loss"
+    return method
 
 
 class StepMethods:
@@ -43,6 +51,7 @@ class StepMethods:
         jit_compile: bool = False,
         report_gradient_norm: bool = False,
     ):
+        signatures.check_step_methods(self, StepMethods)
         self.models = arguments.check_models(model)
         self.optimizers = arguments.check_optimizers(optimizer, self.models, isinstance(model, Mapping))
         self.model = model
@@ -71,6 +80,18 @@ class StepMethods:
                 f"microbatches={microbatches} slices the batch of the Trainer's own train_step, but "
                 f"{type(self).__name__} overrides train_step; override compute_loss instead, or slice in your own step"
             )
+        self._warn_of_steps_of_models()
+
+    if not TYPE_CHECKING:  # else every misspelt attribute would pass the type checker
+
+        def __getattr__(self, name: str) -> Any:
+            """Called for what is not there: before the constructor has run, that is everything."""
+            if "_building" not in vars(self) and not name.startswith("__"):
+                raise AttributeError(
+                    f"{type(self).__name__} has no {name} yet: its __init__ must call super().__init__(model, "
+                    "optimizer, ...) before anything else is asked of it"
+                )
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
 
     @_as_written
     def compute_loss(self, batch: Any, phase: Phase) -> Any:
@@ -92,6 +113,7 @@ class StepMethods:
         outputs = call_user(phase.call, self._only_model("compute_loss"), batches.unpack(batch)[0])
         return self._loss_of_outputs(batch, outputs), outputs
 
+    @_of_compute_loss
     @_as_written
     def train_step(self, batch: Any, phase: Phase) -> Any:
         """Makes one update; override it for several models, tapes or optimizers.
@@ -109,11 +131,17 @@ class StepMethods:
         if self.report_gradient_norm:
             gradients_by_key = self._summed_over_replicas(gradients_by_key)
             norm = gradient_sums.global_norm([g for each in gradients_by_key.values() for g in each])
+            if "gradient_norm" in result.scalars:
+                raise ValueError(
+                    "compute_loss returned a scalar named 'gradient_norm', which report_gradient_norm=True reports "
+                    "too; give the scalar another name"
+                )
             result.scalars = {**result.scalars, "gradient_norm": norm}
         for key, found in gradients_by_key.items():
             self._apply(found, key, is_summed=self.report_gradient_norm)
         return result
 
+    @_of_compute_loss
     @_as_written
     def eval_step(self, batch: Any, phase: Phase) -> Any:
         """Returns the `StepResult` (or a dict of scalars) of a batch in EVAL; by default that of `compute_loss`."""
@@ -158,6 +186,7 @@ class StepMethods:
         """Returns the variables of a model that are trained as things stand."""
         return list(self.models[self._key(key, any_model=True)].trainable_variables)
 
+    @_of_compute_loss
     @_as_written
     def _loss_of(self, batch: Any, phase: Phase) -> StepResult:
         trained = [self.models[key] for key in self.optimizers or self.models]
@@ -291,6 +320,21 @@ class StepMethods:
                 f"override {method} in a subclass"
             )
         return next(iter(self.models.values()))
+
+    def _warn_of_steps_of_models(self) -> None:
+        """Warns where a model brings steps for `Model.fit`, and no method of a subclass has taken their place."""
+        if any(map(self._overrides, signatures.STEP_METHODS)):  # whoever wrote that knows whose steps are called
+            return
+        for key, model in self.models.items():
+            own = [
+                n for n in keras_hooks.own_step_methods(model) if self.optimizers or n in ("test_step", "predict_step")
+            ]
+            if own:
+                name = "model" if self.models.keys() == {"model"} else f"model[{key!r}]"
+                warn_user(
+                    f"{name}=: {type(model).__name__} overrides {', '.join(own)}, which a Trainer does not call; move "
+                    "that code into compute_loss or train_step of a Trainer subclass"
+                )
 
     def _overrides(self, name: str) -> bool:
         return getattr(type(self), name) is not getattr(StepMethods, name)

@@ -21,16 +21,15 @@ from typing import Any
 import tensorflow as tf
 
 from trainloop import batches, guard, random, results
+from trainloop.contract_report import ContractReport
 from trainloop.losses import Metrics
 from trainloop.phase import Phase
 from trainloop.results import StepResult
 from trainloop.state import MAX_SCALARS
 from trainloop.tracing import Trace
 from trainloop.user_code import call_user, own_exceptions
-from trainloop.verdicts import ContractReport
 
 _int64 = tf.TensorSpec([], tf.int64)
-_RESERVED = {"learning_rate", "steps_per_second", "examples_per_second"}
 
 
 @dataclasses.dataclass
@@ -285,11 +284,12 @@ class SummingLoop(_Loop):
 
     def _finish(self, returned: Any, part: Any, rows: tf.Tensor) -> tf.Tensor:
         """Returns `[rows, weight, weight * scalar, ...]` of one replica, float64."""
-        method = getattr(self._method, "__name__", "step")
+        method = getattr(self._method, "speaks_for", None) or getattr(self._method, "__name__", "step")
         result = results.from_step(returned, method)
         self._update_metrics(result, part, rows)
         named = result.named_scalars()
-        if twice := sorted({*named} & {*self._metrics.names} | {*named, *self._metrics.names} & _RESERVED):
+        measured = self._metrics.names
+        if twice := sorted({*named} & {*measured} | {*filter(results.is_of_the_report, measured)}):
             raise ValueError(
                 f"{method}: {', '.join(map(repr, twice))} would be reported twice; give the metric or scalar "
                 "another name"

@@ -10,29 +10,29 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import tf_keras
+from absl import logging
 
 from trainloop import arguments, data, keras_hooks, monte_carlo
 from trainloop.agenda import Agenda, Pace, RunLength
 from trainloop.callback import Callback
-from trainloop.callbacks import Checkpointing, NonFiniteLossError, StopOnNaN
-from trainloop.evaluator import EVAL_EVERY, Data, run_all
-from trainloop.interrupts import Interrupts
+from trainloop.callbacks import NonFiniteLossError
+from trainloop.contract_report import ContractReport
+from trainloop.evaluator import Data, run_all
+from trainloop.going_back import GoingBack
+from trainloop.interrupts import Interrupted, Interrupts
 from trainloop.losses import LossSpec, Metrics
 from trainloop.monte_carlo import Sampling
 from trainloop.phase import Phase, check_phase
-from trainloop.position import Positioned
 from trainloop.reporting import ReportWindow
 from trainloop.results import History
+from trainloop.signatures import strict
 from trainloop.steps import Ran, SummingLoop
 from trainloop.triggers import AtEnd, Every, Moment, Trigger, counts_epochs
 from trainloop.user_code import noted
-from trainloop.verdicts import ContractReport
 from trainloop.violations import PhaseError
 
-_REPORT, _EVALUATE, _CALLBACKS = 0, 1, 2  # positions in a run's agenda
 
-
-class Trainer(Positioned):
+class Trainer(GoingBack):
     """Trains, evaluates and predicts, with the phase as an explicit value of every step.
 
     The loop of `fit`, in short:
@@ -130,10 +130,7 @@ class Trainer(Positioned):
         )
         self.report_every = arguments.check_trigger(report_every, "report_every")
         self.run_eagerly = run_eagerly
-        self.history = History()
         self._models_built = False
-        self._stop_reason: str | None = None
-        self._logged: dict[str, Any] = {}
 
     @classmethod
     def from_compiled(cls, model: tf_keras.Model, **options: Any) -> Trainer:
@@ -175,6 +172,7 @@ class Trainer(Positioned):
         """Reports values of your own, with the other things that are due at this step."""
         self._logged |= values
 
+    @strict
     def fit(
         self,
         train_data: Data,
@@ -193,7 +191,8 @@ class Trainer(Positioned):
         and a checkpoint is saved; then `KeyboardInterrupt` or `SystemExit(143)` is raised.
 
         Args:
-          train_data: What to train on: `trainloop.data.from_arrays(...)` or a `tf.data.Dataset` of batches.
+          train_data: What to train on: what `from_arrays`, `from_source`, `zip` or `from_dataset` of `trainloop.data`
+            return, or a `tf.data.Dataset` of batches.
           steps: Total of steps; exactly one of `steps` and `epochs` is given.
           epochs: Total of epochs.
           steps_per_epoch: Batches in an epoch, for data without an end.
@@ -209,29 +208,42 @@ class Trainer(Positioned):
           ValueError: If an argument does not fit the others or the data, the data are empty, or end before the total.
           RuntimeError: If called inside itself, or the workdir holds checkpoints that were not restored.
           NonFiniteLossError: If a loss is not finite (`StopOnNaN`).
+          CheckpointNotSaved: If the last checkpoint could not be written (`Checkpointing`).
           WorkdirLocked: If another run writes to the workdir.
         """
         total = RunLength(steps, epochs)
         data.check_data(train_data, "fit: train_data")
         self._check_can_fit()
         sets = arguments.check_eval_data(eval_data, eval_every)
-        if total.is_reached(self.step, self.epoch):
+        arguments.check_microbatches(self.microbatches, self.strategy.num_replicas_in_sync, train_data)
+        if total.is_reached(self.step, self.epoch) and not self._has_something_left():
             self._pass_by(train_data, total, steps_per_epoch)
+            logging.warning("fit: nothing to do: the run is at step %d, where %s is reached", self.step, total)
             return History()
         with self._busy(), self.strategy.scope():
             with self._position_kept():
                 stream = self._open(train_data, total, steps_per_epoch, restart_data)
                 triggers = self._triggers(stream, total, sets, eval_every)
+                self._check_can_go_back(stream)
                 self._prepare_training(stream, sets)
             self.history, self._stop_reason = History(), None
+            self.fit_began_at, self._data_restarted = self.step, restart_data
             with self._locked(), Interrupts() as interrupts:  # nothing was written before this line
                 self._check_own_workdir()
                 self._cut_logs()
                 if self.workdir is not None:
                     self._contracts.write(self.workdir)
-                with self._fit_hooks(), self._in_phase(Phase.TRAIN, "fit"):
-                    self._train(stream, total, Agenda(triggers, self.clock()), sets, interrupts)
-        interrupts.act()
+                why = "fit"
+                while True:
+                    try:
+                        with self._fit_hooks(), self._in_phase(Phase.TRAIN, why):
+                            self._train(stream, total, Agenda(triggers, self.clock()), sets, interrupts)
+                        break
+                    except NonFiniteLossError as error:
+                        stream, why = self._go_on_after(error)
+                    except Interrupted:  # in the midst of a replay, which is to be made again
+                        break
+        interrupts.act(self._where_it_stands())
         return self.history
 
     def contract(self, phase: Phase) -> ContractReport:
@@ -263,32 +275,6 @@ class Trainer(Positioned):
             return report
         return loop.contract
 
-    def replay(self, to_step: int) -> None:
-        """Goes back to the newest checkpoint and makes the steps up to `to_step` again; nothing is reported or saved.
-
-        Args:
-          to_step: The step to end at.
-        """
-        if self.checkpoints is None or not self.checkpoints.steps():
-            raise ValueError(
-                "replay: there is no checkpoint to begin from; give the Trainer a workdir= with Checkpointing"
-            )
-        if not self._opened:
-            raise ValueError("replay: no fit has been running, so there are no data to make steps with")
-        opened = self._opened
-        compiled, self._loops = self._loops, {}  # so that the steps are traced anew, under whatever watches them
-        try:
-            with self.strategy.scope():
-                self._restore(self.checkpoints.steps()[-1], self.checkpoints)
-                stream = self._open(*opened, restart_data=False)
-                loop = self._loop(Phase.TRAIN, stream.iterator, "fit: train_data", may_end=stream.may_end)
-                while self.step < to_step:
-                    bounds = to_step - self.step, stream.steps_left(self.state.epoch_step)
-                    chunk = min(bound for bound in bounds if bound is not None)
-                    self._count_epoch(loop.run(stream.iterator, chunk, self.epoch), stream)
-        finally:
-            self._loops = compiled
-
     def _train(
         self,
         stream: data.Stream,
@@ -299,80 +285,63 @@ class Trainer(Positioned):
     ) -> None:
         """The outer loop: run a chunk of steps, hand over to what is due, again."""
         pace, window = Pace(), ReportWindow(self.state.window)
-        # A hook may know that this run is over, and data that stood at the end of an epoch have begun the next one.
-        ended = self._stop_reason is not None or total.is_reached(self.step, self.epoch)
-        while not ended:
-            if self.state.epoch_step == 0 or (not stream.has_epochs and window.is_empty):
-                self.metrics.reset()
-            step, loop, start = self.step, self._training_loop(stream), self.clock()
-            self._expect_scalars(loop, window)
-            bounds = (
-                pace.steps,
-                agenda.steps_until(step),
-                total.steps_left(step),
-                stream.steps_left(self.state.epoch_step),
-            )
-            ran = loop.run(stream.iterator, min(bound for bound in bounds if bound is not None), self.epoch)
-            seconds = self.clock() - start
-            pace.observe(ran.steps, seconds)
-            window.add(loop, ran.steps, seconds)
-            self._check_ran(ran, stream)
-            epoch_ended = self._count_epoch(ran, stream)
+        try:
+            self._make_going_back_possible()
+            left = self._do_what_was_left(agenda, sets, interrupts)
+            # A hook may know that the run is over, and data that stood at the end of an epoch have begun the next one.
+            ended = self._stop_reason is not None or total.is_reached(self.step, self.epoch)
+            if left is not None and self._stop_reason is not None and not left.ended:
+                self._do_what_is_due(agenda, window, sets, self._end(), interrupts)
+            while not ended:
+                if self.state.epoch_step == 0 or (not stream.has_epochs and window.is_empty):
+                    self.metrics.reset()
+                step, loop, start = self.step, self._training_loop(stream), self.clock()
+                self._expect_scalars(loop, window)
+                bounds = (pace.steps, agenda.steps_until(step), total.steps_left(step))
+                ran = self._run_chunk(loop, stream, min(bound for bound in bounds if bound is not None))
+                seconds = self.clock() - start
+                pace.observe(ran.steps, seconds)
+                window.add(loop, ran.steps, seconds)
+                self._check_ran(ran, stream, interrupts)
+                epoch_ended = self._count_epoch(ran, stream)
 
-            ended = total.is_reached(self.step, self.epoch)
-            self._do_what_is_due(agenda, window, sets, new_step=ran.steps > 0, epoch_ended=epoch_ended, ended=ended)
-            if self._stop_reason and not ended:  # one of the hooks just called has asked for it
-                ended = True
-                self._do_what_is_due(agenda, window, sets, new_step=False, epoch_ended=False, ended=True)
-            if interrupts.received and not ended:
-                ended = True
-                self._save()
+                ended = total.is_reached(self.step, self.epoch)
+                moment = Moment(self.step, self.epoch, ran.steps > 0, epoch_ended, ended=ended)
+                self._do_what_is_due(agenda, window, sets, moment, interrupts)
+                if self._stop_reason and not ended:  # one of the hooks just called has asked for it
+                    ended = True
+                    self._do_what_is_due(agenda, window, sets, self._end(), interrupts)
+                if interrupts.received and not ended:
+                    ended = True
+                    self._save()
+        except Interrupted:
+            if self._unfinished is None:
+                raise
+            self._save()
         self.history.stop_reason = self._stop_reason
 
-    def _do_what_is_due(
-        self,
-        agenda: Agenda,
-        window: ReportWindow,
-        sets: Mapping[str, Data],
-        *,
-        new_step: bool,
-        epoch_ended: bool,
-        ended: bool,
-    ) -> None:
-        """Reports, evaluates, and calls the callbacks whose triggers are due, always in this order."""
-        due = agenda.due(Moment(self.step, self.epoch, new_step, epoch_ended, ended=ended), self.clock())
-        if (_REPORT in due or ended) and not window.is_empty:
-            self._report(window.read(self.metrics, self.optimizers))
-            if _REPORT in due:  # a window that the end cuts short goes on where the run goes on
-                window.reset()
-        if _EVALUATE in due:
-            self.history.add(self.step, self._evaluate(sets, None, EVAL_EVERY, "fit: eval_data"))
-        for position in due:
-            if position >= _CALLBACKS:
-                callback, averaging = self.callbacks[position - _CALLBACKS], self._averaging()
-                if ended and isinstance(callback, Checkpointing) and averaging is not None:
-                    averaging.measure(self)  # so that the last checkpoint is whole
-                callback.on_trigger(self)
-        if self._logged:
-            logged, self._logged = self._logged, {}
-            self._report(logged)
+    def _where_it_stands(self) -> str:
+        """Says, for whoever has stopped the run, whether it can go on."""
+        if self.checkpoints is not None and self.step in self.checkpoints.steps():
+            return (
+                f"stopped at step {self.step}, whose checkpoint is {self.checkpoints.path(self.step)}; run the same "
+                "script again to go on, with trainer.restore_or_initialize() before fit"
+            )
+        return f"stopped at step {self.step}, and no checkpoint was saved there: that takes workdir= and Checkpointing"
 
-    def _report(self, metrics: dict[str, Any]) -> None:
-        self.latest_metrics |= metrics
-        self.history.add(self.step, metrics)
-        for callback in self.callbacks:
-            callback.on_report(self, metrics)
+    def _end(self) -> Moment:
+        return Moment(self.step, self.epoch, new_step=False, ended=True)
 
     def _check_can_fit(self) -> None:
         if self.fitting:
             raise RuntimeError("fit was called while fit is running; a hook may call evaluate and predict, but not fit")
         if not self.optimizers:
             raise ValueError("fit: optimizer=None; give the Trainer an optimizer")
-        if self.checkpoints is not None and self._restored is None and self.step == 0 and self.checkpoints.steps():
+        if self.checkpoints is not None and self._restored is None and self.step == 0 and self.checkpoints.is_begun():
             raise RuntimeError(
-                f"fit: workdir={str(self.workdir)!r} holds checkpoints up to step {self.checkpoints.steps()[-1]} "
-                "that were not restored. Call trainer.restore_or_initialize() before fit to continue that run, or give "
-                "another workdir="
+                f"fit: workdir={str(self.workdir)!r} holds checkpoints that were not restored (steps "
+                f"{', '.join(map(str, self.checkpoints.steps())) or 'none that is whole'}). Call "
+                "trainer.restore_or_initialize() before fit to continue that run, or give another workdir="
             )
 
     def _triggers(
@@ -408,15 +377,9 @@ class Trainer(Positioned):
             argument = f"fit: eval_data[{name!r}]" if name else "fit: eval_data"
             batches, count = data.one_pass(source, None, argument)
             self._loop(Phase.EVAL, batches, argument, may_end=count is None)
-
-    def _cut_logs(self) -> None:
-        """Takes away what a workdir holds of later steps: the run was killed, or put back, and makes them again."""
-        if self.workdir is None or self.checkpoints is None:
-            return
-        restored_here = self._restored is not None and self._restored.step == self.step
-        self.workdir.cut_jsonl(self.workdir.metrics, self.step, self._log_size if restored_here else None)
-        self.workdir.cut_jsonl(self.workdir.phases, self.step)
-        self.checkpoints.supersede(after=self.step)
+        averaging = self._averaging()
+        if averaging is not None and averaging.bn_data is not None:
+            self._pass_over(averaging.bn_data, None, Phase.UPDATE_BN, "WeightAveraging: bn_data")
 
     def _build_models(self, stream: data.Stream) -> None:
         """Traces the step for nothing but the variables that it makes, where a model has not made all of its own."""
@@ -466,21 +429,16 @@ class Trainer(Positioned):
         self._build_variables()
         return self._training_loop(stream)
 
-    def _training_loop(self, stream: data.Stream) -> SummingLoop:
-        averaging = self._averaging()
-        return self._loop(
-            Phase.TRAIN,
-            stream.iterator,
-            "fit: train_data",
-            may_end=stream.may_end,
-            stop_on_nonfinite=any(isinstance(callback, StopOnNaN) for callback in self.callbacks),
-            after_step=None if averaging is None else averaging.update,
-        )
-
-    def _check_ran(self, ran: Ran, stream: data.Stream) -> None:
+    def _check_ran(self, ran: Ran, stream: data.Stream, interrupts: Interrupts) -> None:
         if not ran.finite:
-            stop = next(callback for callback in self.callbacks if isinstance(callback, StopOnNaN))
-            raise NonFiniteLossError(self.step, stop.explain(self, self.step))
+            stop = self._stop_on_nan()
+            assert stop is not None  # nothing else has the loop look at its losses
+            with self._left_on(interrupts):
+                try:
+                    raise stop.find(self, self.step)
+                except Interrupted:
+                    self._unfinished = None  # what the checkpoint had left is still left there
+                    raise
         if not ran.out_of_data:
             return
         if self.state.epoch_step == 0:
@@ -508,11 +466,6 @@ class Trainer(Positioned):
                 f"fit: workdir={str(self.workdir)!r} holds a checkpoint of step {newest}, which another run has saved "
                 "since this one began. Start anew, and call trainer.restore_or_initialize() before fit"
             )
-
-    def _save(self) -> None:
-        for callback in self.callbacks:
-            if isinstance(callback, Checkpointing):
-                callback.on_trigger(self)
 
     def _locked(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext() if self.workdir is None else self.workdir.lock()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import functools
 import itertools
 import pathlib
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -38,6 +41,34 @@ def noted(note: str) -> Iterator[None]:
         raise
 
 
+_RAISED: collections.OrderedDict[str, Exception] = collections.OrderedDict()  # the last few, by the mark in the message
+_MARK = re.compile(r"trainloop exception \d+")
+_numbers = itertools.count(1)
+
+
+def called_by_tensorflow(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Wraps a Python function that TensorFlow calls while it runs a graph, with a user's code in it.
+
+    Of an exception TensorFlow keeps the text; `own_exceptions` finds the exception itself by a mark in that. And a
+    `StopIteration` would end the data without a word.
+    """
+
+    @functools.wraps(function)
+    def wrapped(*args: Any) -> Any:
+        try:
+            return function(*args)
+        except Exception as error:
+            if isinstance(error, StopIteration):  # no generator and no context manager lets it through
+                error = RuntimeError(f"{getattr(function, '__qualname__', function)} raised StopIteration")
+            mark = f"trainloop exception {next(_numbers)}"
+            _RAISED[mark] = error
+            while len(_RAISED) > 8:  # a batch that was read ahead and never asked for leaves its exception here
+                _RAISED.popitem(last=False)
+            raise RuntimeError(f"{mark}: {type(error).__name__}: {error}") from error
+
+    return wrapped
+
+
 @contextlib.contextmanager
 def own_exceptions() -> Iterator[None]:
     """Lets an exception of user code out as itself where AutoGraph or Keras has put another one in its place.
@@ -67,6 +98,10 @@ def _replacements(error: BaseException) -> Iterator[BaseException]:
     found: BaseException | None = error
     while found is not None:
         yield found
+        mark = _MARK.search(str(found)) if isinstance(found, tf.errors.OpError) else None
+        if mark is not None and mark[0] in _RAISED:
+            yield _RAISED.pop(mark[0])
+            return
         before = found.__context__
         same_cause = before is not None and _cause(found) is not None and _cause(found) is _cause(before)
         found = before if same_cause or keras_hooks.describes_a_call(found) else None

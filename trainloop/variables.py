@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
@@ -114,6 +115,21 @@ def held_by(trackable: Any) -> list[Any]:
 def variables_held_by(trackable: Any) -> list[tf.Variable]:
     """Returns all variables that a checkpoint of an object holds."""
     return [found for found in held_by(trackable) if isinstance(found, tf.Variable)]
+
+
+def paths_in(trackable: Any) -> dict[Any, str]:
+    """Returns, by `variable.ref()`, where a checkpoint of an object holds it: the shortest path of attributes."""
+    view, found = tf.train.TrackableView(trackable), {}
+    queue, seen = collections.deque([("", trackable)]), {id(trackable)}
+    while queue:
+        path, part = queue.popleft()
+        if isinstance(part, tf.Variable):
+            found[part.ref()] = path
+        for name, child in view.children(part).items():
+            if id(child) not in seen:
+                seen.add(id(child))
+                queue.append((f"{path}/{name}" if path else name, child))
+    return found
 
 
 def unpacked(value: Any) -> Iterator[Any]:

@@ -49,6 +49,9 @@ class Workdir:
     Args:
       path: The directory; it need not exist yet.
 
+    Raises:
+      TypeError: If `path` is no path, or empty.
+
     Example:
       >>> import tempfile
       >>> workdir = Workdir(tempfile.mkdtemp())
@@ -62,6 +65,8 @@ class Workdir:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
+            raise TypeError(f"workdir={path!r} must be the path of a directory, such as 'runs/first'")
         self.path = pathlib.Path(path)
         self._lock_depth = 0
         self._lock_descriptor: int | None = None
@@ -263,13 +268,29 @@ os.register_at_fork(after_in_child=_leave_locks_to_the_parent)
 
 
 def _read_owner(descriptor: int) -> dict[str, Any]:
+    owner: dict[str, Any] = {}
     deadline = time.monotonic() + 0.5  # A second writer is to be refused within a second.
     while time.monotonic() < deadline:
-        # The owner writes its name just after it takes the lock: a reader in between finds nothing, or a half.
+        # The owner writes its name just after it takes the lock: a reader in between finds nothing, or a half, or the
+        # name of an owner that was killed.
         with contextlib.suppress(ValueError):
-            return dict(json.loads(os.pread(descriptor, 1 << 16, 0)))
+            owner = dict(json.loads(os.pread(descriptor, 1 << 16, 0)))
+            if not _is_dead(owner):
+                break
         time.sleep(0.05)
-    return {}
+    return owner
+
+
+def _is_dead(owner: Mapping[str, Any]) -> bool:
+    if owner.get("host") != socket.gethostname():
+        return False
+    try:
+        os.kill(int(owner.get("pid", 0)), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError, TypeError, ValueError):
+        return False
+    return False
 
 
 def _is_kept(line: bytes, step: int) -> bool:

@@ -82,11 +82,14 @@ class At(Callback):
 def test_a_bar_with_steps_epoch_rate_time_and_metrics(make_trainer, pairs, open_terminal):
     terminal = open_terminal()
     make_trainer(ProgressBar()).fit(pairs, epochs=3, eval_data={"test": pairs})
-    (bar,) = filter(None, terminal.screen())
+    *evaluations, bar = filter(None, terminal.screen())
+    for epoch, line in enumerate(evaluations, 1):
+        assert re.fullmatch(rf"step {4 * epoch}/12  epoch {epoch}/3  loss [\d.]+  eval/test/loss [\d.]+", line)
+    assert len(evaluations) == 3
     assert bar.startswith("epoch 3/3 100%|█")
     assert re.search(r"\| 12/12 \[\d\d:\d\d, ", bar)
     assert " steps/s, loss 0." in bar
-    assert ", eval/test/loss 0." in bar
+    assert "eval" not in bar
     assert "per_second" not in bar
     assert " left" not in bar  # the time it took stands there now
     assert terminal.getvalue().endswith("\n")
@@ -145,10 +148,43 @@ def test_says_which_phase_it_waits_for(fake_trainer, open_terminal):
     bar.on_phase_begin(trainer, Phase.EVAL)
     inside = terminal.screen()[-1]
     bar.on_phase_end(trainer, Phase.EVAL, {"eval/loss": 0.5})
-    after = terminal.screen()[-1]
+    line, after = terminal.screen()[-2:]
     bar.on_fit_end(trainer)
     assert ["(eval)" in shown for shown in (before, inside, after)] == [False, True, False]
-    assert "eval/loss 0.5" in after
+    assert line == "step 0/10  eval/loss 0.5"
+
+
+@pytest.mark.parametrize(("columns", "shown"), [(80, ["loss"]), (90, ["loss", "accuracy"]), (50, [])])
+def test_a_narrow_terminal_has_a_bar_and_the_first_metrics(fake_trainer, open_terminal, monkeypatch, columns, shown):
+    terminal = open_terminal()
+    monkeypatch.setattr(tqdm.std, "_screen_shape_wrapper", lambda: lambda stream: (columns, 24))
+    bar, trainer = ProgressBar(), fake_trainer(total_steps=500, steps_per_epoch=100, step=250, epoch=2)
+    bar.on_fit_begin(trainer)
+    bar.on_report(trainer, {"loss": 0.226, "accuracy": 0.8972, "recall": 0.5, "learning_rate": 0.1})
+    found = terminal.screen()[-1]
+    bar.on_phase_end(trainer, Phase.EVAL, {"eval/loss": 0.5})
+    line, _ = terminal.screen()[-2:]
+    bar.on_fit_end(trainer)
+    assert len(found) <= columns
+    assert re.findall(r"loss|accuracy|recall", found) == shown
+    assert len(re.search(r"\|(.*)\|", found)[1]) >= (10 if shown else 1)
+    assert line == "step 250/500  epoch 2/5  loss 0.226  accuracy 0.8972  recall 0.5  eval/loss 0.5"
+
+
+def test_the_rate_is_that_of_the_steps_after_the_first_chunk(fake_trainer, open_terminal, monkeypatch):
+    """The first one has traced the loop."""
+    now = [1000.0]
+    monkeypatch.setattr(tqdm.std, "time", lambda: now[0])
+    terminal = open_terminal()
+    bar, trainer = ProgressBar(), fake_trainer(total_steps=1000)
+    bar.on_fit_begin(trainer)
+    found = []
+    for step, seconds in ((1, 60.0), (101, 1.0), (201, 1.0)):
+        now[0], trainer.step = now[0] + seconds, step
+        bar.on_trigger(trainer)
+        found.append(re.search(r"(\S+) steps/s", terminal.screen()[-1])[1])
+    bar.on_fit_end(trainer)
+    assert found == ["?", "100.00", "100.00"]
 
 
 def test_output_appears_above_the_bar(make_trainer, pairs, open_terminal):
@@ -165,7 +201,7 @@ def test_output_appears_above_the_bar(make_trainer, pairs, open_terminal):
         print("an error", file=sys.stderr)
 
     try:
-        make_trainer(At(talk, steps=[3]), ProgressBar()).fit(pairs, epochs=2, eval_data=pairs)
+        make_trainer(At(talk, steps=[3]), ProgressBar()).fit(pairs, epochs=2)
     finally:
         logger.removeHandler(handler)
     *above, bar = filter(None, terminal.screen())

@@ -6,7 +6,7 @@ import tensorflow as tf
 import tf_keras
 from tf_keras import layers
 
-from trainloop import Callback, Checkpointing, Every, Inference, Phase, WeightAveraging, data
+from trainloop import Callback, Checkpointing, Every, Inference, Phase, Trainer, WeightAveraging, data
 
 EMA = 0.8
 
@@ -343,3 +343,43 @@ def test_data_for_batch_norm_without_batch_norm_are_refused_before_the_first_ste
 def test_bad_arguments(options, error, message):
     with pytest.raises(error, match=message):
         WeightAveraging(**options)
+
+
+def test_the_averages_can_be_put_into_the_model_for_a_block(make_trainer, pairs):
+    averaging = WeightAveraging(ema=EMA, bn_data=pairs)
+    trainer = make_trainer(averaging, model=normalized())
+    with (
+        pytest.raises(ValueError, match=r"^WeightAveraging\.applied: nothing was averaged yet; call fit"),
+        averaging.applied(trainer),
+    ):
+        pass
+    trainer.fit(pairs, steps=5)
+    raw = trainer.model.get_weights()
+    with averaging.applied(trainer):
+        averaged = trainer.model.get_weights()
+        within = trainer.evaluate(pairs)
+        assert_equal(trainer.model.get_weights(), averaged)
+        with pytest.raises(RuntimeError, match=r"^fit was called inside WeightAveraging\.applied"):
+            trainer.fit(pairs, steps=6)
+    assert_equal(trainer.model.get_weights(), raw)
+    assert within == trainer.evaluate(pairs)
+    trainer.model.set_weights(averaged)  # by itself, with the statistics of the averages
+    [(rows, targets)] = pairs.once.rebatch(32)
+    assert within["loss"] == pytest.approx(float(np.mean((trainer.model(rows) - targets) ** 2)), rel=1e-5)
+    with pytest.raises(ValueError, match="trainer= has not this callback"), WeightAveraging(ema=EMA).applied(trainer):
+        pass
+
+
+class NeedsLabels(Trainer):
+    def compute_loss(self, batch, phase):
+        inputs, targets = batch
+        return tf.reduce_mean(tf.square(phase.call(self.model, inputs) - targets))
+
+
+def test_data_for_batch_norm_that_do_not_fit_the_loss_are_refused_before_the_first_step(inputs, pairs):
+    averaging = WeightAveraging(ema=EMA, bn_data=data.from_arrays(inputs, batch_size=8))
+    trainer = NeedsLabels(normalized(), "sgd", callbacks=[averaging], default_callbacks=False)
+    with pytest.raises(TypeError) as caught:
+        trainer.fit(pairs, steps=5)
+    assert any("for the batches of WeightAveraging: bn_data=" in note for note in caught.value.__notes__)
+    assert trainer.step == 0

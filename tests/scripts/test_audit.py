@@ -11,6 +11,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 MODELS = """
+import urllib.error
+
+import numpy as np
 import tf_keras
 from tf_keras import layers
 
@@ -23,6 +26,21 @@ def wired():
     return tf_keras.Model(inputs, layers.Dense(2)(layers.Dropout(0.95)(inputs, training=True)), name="wired")
 
 linted = tf_keras.Sequential([layers.Dense(2), layers.Dropout(0.5)], name="linted")
+
+def sized(units):
+    return tf_keras.Sequential([layers.Dense(units)])
+
+def an_array():
+    return np.ones([5, 3])
+
+def downloads():
+    try:
+        raise urllib.error.URLError("no route")
+    except urllib.error.URLError:
+        raise Exception("URL fetch failure")
+
+def broken():
+    return 1 / 0
 """
 
 
@@ -31,7 +49,7 @@ def audit(place: Path, *flags: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, ROOT / "scripts" / "audit.py", *flags],
         cwd=place,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(place)]), "COLUMNS": "100"},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "100"},
         capture_output=True,
         text=True,
         timeout=120,
@@ -89,6 +107,63 @@ def test_a_wrong_command_line_gets_one_line_and_status_2(tmp_path, flags, said):
     assert result.stderr.startswith("error: ")
     assert said in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+ONE_PROCESS = """
+import contextlib, importlib.util, io, json, sys
+from absl.testing import flagsaver
+from trainloop import launch
+
+spec = importlib.util.spec_from_file_location("audit_program", sys.argv[1])
+program = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(program)
+found = {}
+for line in sys.argv[2:]:
+    sys.argv[1:] = line.split()
+    said = io.StringIO()
+    with flagsaver.flagsaver(), contextlib.redirect_stderr(said):
+        try:
+            launch.run(program.main, without_workdir=True)
+        except SystemExit as end:
+            found[line] = [end.code, said.getvalue()]
+print(json.dumps(found))
+"""
+CANNOT_BE_AUDITED = {
+    "--model=some_models:linted": "error: --model=some_models:linted: the model does not say what it takes; give the "
+    "shape of one input without the batch, such as --inputs=64 or --inputs=32,32,3\n",
+    "--model=some_models:healthy --inputs=64": 'error: --inputs=64: Input 0 of layer "healthy" is incompatible with '
+    "the layer: expected shape=(None, 4), found shape=(None, 64); audit: model was called on float32[None, 64]; "
+    "healthy was built on float32[None, 4]\n",
+    "--model=some_models:healthy --inputs=": "error: flag --inputs=[]: expected sizes such as 32,32,3\n",
+    "--model=some_models:sized": "error: --model=some_models:sized: missing a required argument: 'units'; name a "
+    "function without arguments that makes the model\n",
+    "--model=some_models:an_array": "error: --model=some_models:an_array: it returned a ndarray of shape (5, 3); "
+    "expected a model\n",
+    "--model=some_models:downloads": "error: --model=some_models:downloads: it wants to download something, and cannot "
+    "(<urlopen error no route>); name a function of your own that makes the model without it, as with weights=None\n",
+}
+
+
+def test_what_cannot_be_audited_gets_one_line_and_status_2(tmp_path):
+    """In one process: each would cost an import of TensorFlow. The models are in the current directory."""
+    (tmp_path / "some_models.py").write_text(MODELS)
+    lines = [*CANNOT_BE_AUDITED, "--model=some_models:broken"]
+    result = subprocess.run(
+        [sys.executable, "-c", ONE_PROCESS, ROOT / "scripts" / "audit.py", *lines],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    code, said = found.pop("--model=some_models:broken")
+    assert code == 2  # 1 would be a violation
+    assert said.startswith("Traceback")
+    assert said.endswith("ZeroDivisionError: division by zero\n")
+    assert found == {line: [2, said] for line, said in CANNOT_BE_AUDITED.items()}
 
 
 def test_help_is_short(tmp_path):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from trainloop.auditing import figure, table
 from trainloop.auditing.activation_statistics import Measurement
 from trainloop.auditing.lints import Lint
-from trainloop.verdicts import WaivedEffect
+from trainloop.contract_report import WaivedEffect
 from trainloop.violations import Violation
 
 if TYPE_CHECKING:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from trainloop import arguments
 from trainloop.callback import Callback
 from trainloop.monitor import Mode, Monitor
+from trainloop.origins import warn_user
 from trainloop.phase import Phase
 from trainloop.triggers import Every
 
@@ -80,10 +80,9 @@ class EarlyStopping(Callback):
 
     def on_fit_end(self, trainer: Trainer) -> None:
         if not (self._failed or self._has_stopped_a_fit) and self.monitor.name not in trainer.latest_metrics:
-            warnings.warn(
+            warn_user(
                 f"EarlyStopping: monitor={self.monitor.name!r} never had a value, so nothing could stop this fit; give "
-                "it an eval_data=, and an eval_every= that comes before its end",
-                stacklevel=2,
+                "it an eval_data=, and an eval_every= that comes before its end"
             )
 
     def get_state(self) -> dict[str, Any]:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import tensorflow as tf
-
 from trainloop import arguments
 from trainloop.callback import Callback
-from trainloop.data import ArrayData, check_data
+from trainloop.data import Data, check_data
 from trainloop.phase import Phase, check_phase
 from trainloop.triggers import Trigger
 
@@ -41,7 +39,7 @@ class Inference(Callback):
 
     def __init__(
         self,
-        data: ArrayData | tf.data.Dataset,
+        data: Data,
         *,
         phase: Phase = Phase.PREDICT,
         samples: int | None = None,

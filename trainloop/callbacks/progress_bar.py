@@ -22,18 +22,35 @@ if TYPE_CHECKING:
 
 _WITH_TOTAL = "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{remaining} left, {rate_noinv_fmt}{postfix}]"
 _WITHOUT_TOTAL = "{desc}{n_fmt} steps [{elapsed}, {rate_noinv_fmt}{postfix}]"
+_BETWEEN = ", "
+_RATES = ("learning_rate", "steps_per_second", "examples_per_second")
 _ERASE_LINE = "\x1b[K"
 
 
 class _Bar(tqdm.tqdm):
     monitor_interval = 0  # The loop moves the bar often enough; tqdm's thread, which looks after idle bars, stays away.
 
+    @staticmethod
+    def format_meter(  # pyright: ignore[reportIncompatibleMethodOverride]
+        n: float, total: Any, elapsed: float, ncols: int | None = None, postfix: str | None = None, **how: Any
+    ) -> str:
+        """Leaves out the last metrics where a line of `ncols` columns has no room for them and for a bar."""
+        metrics = (postfix or "").split(_BETWEEN)
+
+        def line(width: int | None) -> str:
+            return tqdm.tqdm.format_meter(n, total, elapsed, ncols=width, postfix=_BETWEEN.join(metrics), **how)
+
+        while ncols and metrics and len(line(None)) > ncols:  # without a width tqdm draws a bar of ten
+            metrics.pop()
+        return line(ncols)
+
 
 class ProgressBar(Callback):
     """Shows steps, epoch, rate, time left and the newest metrics of `fit` on standard error.
 
-    In a terminal that is a bar; what the program prints or logs meanwhile appears above it. Anywhere else (a log file,
-    a notebook) it is one line a report and one an evaluation.
+    In a terminal that is a bar, with as many of the training metrics as there is room for; each evaluation leaves a
+    line above it, and what the program prints or logs meanwhile appears there too. Anywhere else (a log file, a
+    notebook) it is one line a report and one an evaluation.
 
     Example:
       >>> from trainloop import ProgressBar
@@ -44,12 +61,14 @@ class ProgressBar(Callback):
 
     def __init__(self) -> None:
         self._newest: dict[str, Any] = {}
+        self._reported_at: int | None = None
+        self._is_timed = False
         self._bar: _Bar | None = None
         self._lines: TextIO | None = None
         self._open = contextlib.ExitStack()
 
     def on_fit_begin(self, trainer: Trainer) -> None:
-        self._newest = {}
+        self._newest, self._reported_at, self._is_timed = {}, None, False
         if not sys.stderr.isatty():
             self._lines = sys.stderr
             return
@@ -78,7 +97,14 @@ class ProgressBar(Callback):
         self._move(trainer)
 
     def on_report(self, trainer: Trainer, metrics: Mapping[str, Any]) -> None:
-        self._show(trainer, metrics)
+        if self._bar is None:
+            self._write(trainer, metrics)
+            return
+        # The rates are left out: a line in a log file has room for that of learning, and the bar shows the others.
+        self._newest |= {name: value for name, value in metrics.items() if not name.startswith(_RATES)}
+        self._reported_at = trainer.step
+        self._bar.set_postfix_str(_BETWEEN.join(_spelled(self._newest)), refresh=False)
+        self._move(trainer)
 
     def on_phase_begin(self, trainer: Trainer, phase: Phase) -> None:
         if self._bar is not None and phase is not Phase.TRAIN:
@@ -88,23 +114,30 @@ class ProgressBar(Callback):
         if self._bar is not None:
             self._bar.set_description_str(_epoch(trainer))
         if metrics:
-            self._show(trainer, metrics)
+            trained = self._newest if self._reported_at == trainer.step else {}  # for the bar has room for few of them
+            self._write(trainer, {**trained, **metrics})
 
     def _move(self, trainer: Trainer) -> None:
-        if self._bar is not None:
-            self._bar.set_description_str(_epoch(trainer), refresh=False)
-            self._bar.update(trainer.step - self._bar.n)
+        bar = self._bar
+        if bar is None:
+            return
+        bar.set_description_str(_epoch(trainer), refresh=False)
+        if self._is_timed or trainer.step in (bar.n, bar.total):
+            bar.update(trainer.step - bar.n)
+            return
+        # The first chunk has traced the loop, so the rate is that of what comes after it.
+        bar.n = bar.initial = bar.last_print_n = trainer.step
+        bar.unpause()
+        bar.refresh()
+        self._is_timed = True
 
-    def _show(self, trainer: Trainer, metrics: Mapping[str, Any]) -> None:
-        if self._bar is not None:
-            # The learning rate is left out: a line has room for it, and the bar's end is cut off in a narrow terminal.
-            self._newest |= {name: v for name, v in metrics.items() if not name.startswith("learning_rate")}
-            self._bar.set_postfix_str(", ".join(_spelled(self._newest)), refresh=False)
-            self._move(trainer)
-        elif self._lines is not None:
+    def _write(self, trainer: Trainer, metrics: Mapping[str, Any]) -> None:
+        """Writes a line that stays: above the bar, or where there is none."""
+        stream = sys.stderr if self._bar is not None else self._lines
+        if stream is not None:
             parts = [_position(trainer), *_spelled(metrics), *_speed(trainer, metrics)]
-            self._lines.write("  ".join(part for part in parts if part) + "\n")
-            self._lines.flush()
+            stream.write("  ".join(part for part in parts if part) + "\n")
+            stream.flush()
 
 
 def _position(trainer: Trainer) -> str:

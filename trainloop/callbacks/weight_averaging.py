@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
 from trainloop import arguments
 from trainloop.callback import Callback
-from trainloop.data import ArrayData, check_data
+from trainloop.data import Data, check_data
 from trainloop.phase import Phase
 from trainloop.triggers import Trigger
+from trainloop.user_code import noted
+from trainloop.variables import paths_in
 
 if TYPE_CHECKING:
     from trainloop.trainer import Trainer
@@ -34,14 +37,17 @@ class WeightAveraging(Callback):
     kept beside those of the raw weights, with which training goes on. Without `bn_data` the averaged weights use the
     statistics of the raw ones, unless `trainer.update_bn` is called and until training goes on.
 
+    After `fit` the model holds the raw weights; `applied` puts the averages there, to be saved.
+
     The weights are exchanged in this callback's own hooks, so callbacks that are listed after it see the raw weights
     again in their `on_phase_end`.
 
     Args:
       ema: The decay of an exponential moving average, between 0 and 1; 0.999 looks back about 1000 steps.
       swa: When to take the weights into a plain mean.
-      bn_data: Data to measure batch normalization's statistics on. A few thousand rows of the training data will do:
-        `from_arrays` data of these, or `dataset.take(50)`.
+      bn_data: Data to measure batch normalization's statistics on, with batches as `fit` has them: an own
+        `compute_loss` is called on them. A few thousand rows of the training data will do: `from_arrays` data of these,
+        or `dataset.take(50)`.
 
     Raises:
       TypeError: If `swa` is not a trigger, or `bn_data` is not data.
@@ -63,7 +69,7 @@ class WeightAveraging(Callback):
         *,
         ema: float | None = None,
         swa: Trigger | None = None,
-        bn_data: ArrayData | tf.data.Dataset | None = None,
+        bn_data: Data | None = None,
     ):
         if (ema is None) == (swa is None):
             raise ValueError(f"WeightAveraging takes exactly one of ema= and swa=; given: ema={ema!r}, swa={swa!r}")
@@ -81,6 +87,7 @@ class WeightAveraging(Callback):
         self._measured_at: tf.Variable | None = None
         self._depth = 0
         self._swapped = False
+        self._paths: dict[str, list[str]] = {}
 
     def build(self, variables: Sequence[tf.Variable], statistics: Sequence[tf.Variable] = ()) -> None:
         """Makes the averages, under the current strategy; called by the Trainer once all variables exist.
@@ -118,7 +125,48 @@ class WeightAveraging(Callback):
         Called by the Trainer at the end of `fit`, before it saves.
         """
         if self.bn_data is not None and self._has_averages() and not self._is_measured():
-            trainer.update_bn(self.bn_data)
+            with noted("update_bn was called for WeightAveraging, with its bn_data="):
+                trainer.update_bn(self.bn_data)
+
+    @contextlib.contextmanager
+    def applied(self, trainer: Trainer) -> Iterator[None]:
+        """Puts the averages in the place of the raw weights for the block, to save or export the model with them.
+
+        With `bn_data` the statistics of batch normalization are those of the averages. After the block the raw weights
+        are back, also after an exception.
+
+        Args:
+          trainer: The Trainer that has this callback.
+
+        Raises:
+          ValueError: If it has not, or nothing was averaged yet.
+
+        Example:
+          >>> import numpy as np, tf_keras
+          >>> from trainloop import Trainer, WeightAveraging, data
+          >>> averaging = WeightAveraging(ema=0.9)
+          >>> model = tf_keras.Sequential([tf_keras.Input([2]), tf_keras.layers.Dense(1)])
+          >>> trainer = Trainer(model, "sgd", loss="mse", callbacks=[averaging], default_callbacks=False)
+          >>> pairs = data.from_arrays((np.ones([8, 2]), np.ones([8, 1])), batch_size=4)
+          >>> _ = trainer.fit(pairs, epochs=2)
+          >>> with averaging.applied(trainer):
+          ...     averaged = model.get_weights()  # or model.save("averaged.keras")
+        """
+        if all(callback is not self for callback in trainer.callbacks):
+            raise ValueError("WeightAveraging.applied: trainer= has not this callback; give the Trainer that has it")
+        if not self._has_averages():
+            raise ValueError(
+                "WeightAveraging.applied: nothing was averaged yet; call fit, or restore a run that was averaged and "
+                "evaluate it, before"
+            )
+        with trainer.strategy.scope():
+            self._enter()
+        try:
+            self.measure(trainer)
+            yield
+        finally:
+            with trainer.strategy.scope():
+                self._leave()
 
     def on_trigger(self, trainer: Trainer) -> None:
         if self._count is not None:
@@ -126,20 +174,39 @@ class WeightAveraging(Callback):
 
     def on_phase_begin(self, trainer: Trainer, phase: Phase) -> None:
         if phase is Phase.TRAIN:
+            if self._swapped:
+                raise RuntimeError("fit was called inside WeightAveraging.applied, where the weights are the averages")
             return
-        self._depth += 1
-        if self._depth == 1 and self._has_averages():
-            self._swap_in()
-            self._swapped = True
-            if phase is not Phase.UPDATE_BN:
-                self.measure(trainer)
+        self._enter()
+        if self._depth == 1 and phase is not Phase.UPDATE_BN:
+            self.measure(trainer)
 
     def on_phase_end(self, trainer: Trainer, phase: Phase, metrics: Mapping[str, Any]) -> None:
         if phase is Phase.TRAIN:
             return
-        self._depth -= 1
         if phase is Phase.UPDATE_BN and self._swapped and self._measured_at is not None and sys.exception() is None:
             self._measured_at.assign(self._count)
+        self._leave()
+
+    def on_fit_begin(self, trainer: Trainer) -> None:
+        paths = paths_in(trainer.state.checkpoint.model)
+        pairs = {"weights": self._pairs, "statistics": self._statistics}
+        self._paths = {name: [paths[variable.ref()] for variable, _ in of] for name, of in pairs.items()}
+
+    def get_state(self) -> dict[str, Any]:
+        return self._paths
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Takes nothing back: whose averages they are is for `load_weights` to know, and found anew in each fit."""
+
+    def _enter(self) -> None:
+        self._depth += 1
+        if self._depth == 1 and self._has_averages():
+            self._swap_in()
+            self._swapped = True
+
+    def _leave(self) -> None:
+        self._depth -= 1
         if self._depth == 0 and self._swapped:
             self._swapped = False
             self._swap_out()

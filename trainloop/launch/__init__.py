@@ -29,6 +29,7 @@ everything on the command line has been found good.
 from trainloop.launch.errors import LaunchError
 from trainloop.launch.predictions import save_predictions
 from trainloop.launch.program import run
+from trainloop.launch.recipe import Recipe
 from trainloop.launch.task import Task, build, find, restore
 
-__all__ = ["LaunchError", "Task", "build", "find", "restore", "run", "save_predictions"]
+__all__ = ["LaunchError", "Recipe", "Task", "build", "find", "restore", "run", "save_predictions"]

@@ -26,7 +26,9 @@ INTERRUPTED = 130  # What a shell reports for a program that Ctrl-C ended,
 TERMINATED = 143  # and for one that SIGTERM did.
 
 
-def run(main: Main, *, read_only: bool = False, without_workdir: bool = False) -> NoReturn:
+def run(
+    main: Main, *, read_only: bool = False, without_workdir: bool = False, in_other_processes: bool = False
+) -> NoReturn:
     """Parses the command line and calls `main(config, workdir)`, inside the strategy, with precision and seeds set.
 
     Everything the command line says is checked before TensorFlow is imported and before anything is written. The config
@@ -40,22 +42,27 @@ def run(main: Main, *, read_only: bool = False, without_workdir: bool = False) -
         recorded one, nothing is recorded, and `--steps` bounds the passes over the data.
       without_workdir: Whether `main` neither makes nor reads a run: there is no `--workdir`, `main` gets a throw-away
         one, and without `--config` an empty config.
+      in_other_processes: Whether `main`, one without a workdir, leaves the work to other processes (`Recipe`):
+        TensorFlow is then not imported for it, and nothing is set.
 
     Raises:
       SystemExit: Always: 0 where `main` returns None, 2 where the command line is wrong or the workdir is in use, 130
         after Ctrl-C, 143 after SIGTERM.
     """
     command_line.define(read_only, without_workdir)
-    start = functools.partial(_start, read_only=read_only, without_workdir=without_workdir)
+    start = functools.partial(
+        _start, read_only=read_only, without_workdir=without_workdir, in_other_processes=in_other_processes
+    )
     app.run(lambda argv: start(main), flags_parser=command_line.parse)
     raise AssertionError("absl.app.run returned")
 
 
-def _start(main: Main, *, read_only: bool, without_workdir: bool) -> Any:
+def _start(main: Main, *, read_only: bool, without_workdir: bool, in_other_processes: bool) -> Any:
     try:
         if without_workdir:
             config = _checked(flags.FLAGS.config or config_dict.ConfigDict())
-            with tempfile.TemporaryDirectory(prefix="trainloop-") as directory, _prepared(config):
+            here = contextlib.nullcontext() if in_other_processes else _prepared(config)
+            with tempfile.TemporaryDirectory(prefix="trainloop-") as directory, here:
                 return main(config, directory)
         if flags.FLAGS.config is None and not read_only:
             raise LaunchError(
@@ -137,12 +144,22 @@ def _place(workdir: Workdir | None, config: config_dict.ConfigDict, read_only: b
         yield workdir
 
 
+def _prepared(config: config_dict.ConfigDict) -> contextlib.AbstractContextManager[None]:
+    return prepared(config, strategy=flags.FLAGS.strategy, verbose_tf=flags.FLAGS.verbose_tf)
+
+
 @contextlib.contextmanager
-def _prepared(config: config_dict.ConfigDict) -> Iterator[None]:
-    """TensorFlow imported, its precision and seeds set, and the strategy's scope entered."""
-    if not flags.FLAGS.verbose_tf:
+def prepared(config: config_dict.ConfigDict, *, strategy: str, verbose_tf: bool) -> Iterator[None]:
+    """TensorFlow imported, its precision and seeds set, and the strategy's scope entered.
+
+    Args:
+      config: Of which `precision` and `seed` are read.
+      strategy: One of `command_line.STRATEGIES`.
+      verbose_tf: Whether TensorFlow may tell of its start-up.
+    """
+    if not verbose_tf:
         logging.get_absl_logger().addFilter(_is_worth_telling)
-    with contextlib.nullcontext() if flags.FLAGS.verbose_tf else _quiet_start():
+    with contextlib.nullcontext() if verbose_tf else quiet_start():
         import tensorflow as tf
         import tf_keras
 
@@ -150,14 +167,14 @@ def _prepared(config: config_dict.ConfigDict) -> Iterator[None]:
     tf_keras.mixed_precision.set_global_policy(config.get("precision", PRECISIONS[0]))
     tf_keras.utils.set_random_seed(config.get("seed", 0))
     with contextlib.ExitStack() as stack:
-        if flags.FLAGS.strategy == "mirrored":
+        if strategy == "mirrored":
             devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
             stack.enter_context(tf.distribute.MirroredStrategy([device.name for device in devices]).scope())
         yield
 
 
 @contextlib.contextmanager
-def _quiet_start() -> Iterator[None]:
+def quiet_start() -> Iterator[None]:
     """Swallows what TensorFlow's libraries write to stderr while they are loaded, unless that fails.
 
     They write it before they have read any log level, so only the descriptor can be silenced.

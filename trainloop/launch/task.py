@@ -115,14 +115,14 @@ def find(name: Any, argument: str) -> Callable[..., Any]:
     """Imports the function, or other callable, that a name stands for.
 
     Args:
-      name: `"package.module:function"`.
+      name: `"package.module:name"`.
       argument: Where the user gave it, for messages.
 
     Raises:
       LaunchError: If it is no such name, or nothing callable has it.
     """
     if not isinstance(name, str) or name.count(":") != 1:
-        raise LaunchError(f"{argument}={name!r}: expected 'package.module:function'")
+        raise LaunchError(f"{argument}={name!r}: expected 'package.module:name'")
     module_name, function_name = name.split(":")
     try:
         module = importlib.import_module(module_name)
@@ -148,7 +148,7 @@ def _check_keywords(function: Callable[..., Any], keywords: Mapping[str, Any], n
         accepted = [key for key in parameters if key != "workdir"]
         for key in keywords:
             if key not in accepted:
-                if key == "steps" and "steps" in flags.FLAGS and flags.FLAGS.steps is not None:
+                if key == "steps" and "steps" in flags.FLAGS and flags.FLAGS.is_parsed() and flags.FLAGS.steps:
                     raise LaunchError(f"--steps={flags.FLAGS.steps} needs {name} to take an argument steps=None")
                 near = difflib.get_close_matches(key, accepted, n=1)
                 hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(accepted)}"

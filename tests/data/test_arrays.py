@@ -1,5 +1,6 @@
-"""Data: the order of from_arrays, its position, what is mapped and augmented when; and what is refused."""
+"""`from_arrays`: the position of a batch, what is mapped and augmented when, files that stay on the disk; bad input."""
 
+import itertools
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -10,8 +11,8 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainloop import data
-from trainloop.data import ArrayData, training_stream
+from trainloop import data, random
+from trainloop.data import ArrayData, addressed
 
 ROWS, BATCH, STEPS_PER_EPOCH = 10, 4, 3
 NUMBERS = np.arange(ROWS)
@@ -29,16 +30,10 @@ def epoch_of(source: ArrayData, epoch: int, *, run_seed: int = 1) -> list[int]:
     return [row for batch in taken(source, source.steps_per_epoch, run_seed=run_seed, epoch=epoch) for row in batch]
 
 
-@given(rows=st.integers(1, 50), seed=st.integers(0, 2**63 - 1), epoch=st.integers(0, 1000))
-def test_an_epoch_is_a_permutation(rows: int, seed: int, epoch: int) -> None:
-    source = data.from_arrays(np.arange(rows), batch_size=3)
-    assert sorted(source.order(seed, epoch)) == list(range(rows))
-
-
 def test_an_epoch_in_batches_is_that_permutation_with_a_smaller_last_batch() -> None:
     batches = taken(numbers(), STEPS_PER_EPOCH)
     assert [len(batch) for batch in batches] == [4, 4, 2]
-    assert [row for batch in batches for row in batch] == numbers().order(1, 0).tolist()
+    assert [row for batch in batches for row in batch] == numbers().order(1, 0).between(0, ROWS).tolist()
 
 
 @pytest.mark.parametrize(
@@ -60,11 +55,23 @@ def test_without_shuffling_rows_come_in_order_in_each_epoch() -> None:
     assert taken(numbers(shuffle=False), 4) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9], [0, 1, 2, 3]]
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(epoch=st.integers(0, 4), batch=st.integers(0, STEPS_PER_EPOCH - 1))
 def test_a_position_is_where_skipping_would_have_led(epoch: int, batch: int) -> None:
     skipped = epoch * STEPS_PER_EPOCH + batch
     assert taken(numbers(), 4, epoch=epoch, batch=batch) == taken(numbers(), skipped + 4)[skipped:]
+
+
+@settings(max_examples=8)
+@given(rows=st.integers(1, 40), size=st.integers(1, 9), epoch=st.integers(0, 3), in_a_block=st.integers(1, 20))
+def test_blocks_of_batches_are_of_no_consequence(rows: int, size: int, epoch: int, in_a_block: int) -> None:
+    source = data.from_arrays(np.arange(rows), batch_size=size)
+    whole = taken(source, 45, epoch=epoch)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(addressed, "_ROWS_IN_A_BLOCK", in_a_block)
+        assert taken(source, 45, epoch=epoch) == whole
+        batch = source.steps_per_epoch - 1
+        assert taken(source, 5, epoch=epoch, batch=batch) == whole[batch : batch + 5]
 
 
 def test_other_phases_see_all_rows_once_in_order() -> None:
@@ -133,6 +140,85 @@ def test_what_augment_fn_draws_is_repeated_where_a_run_is() -> None:
     assert len({tuple(batch) for batch in whole}) == 6
 
 
+@pytest.mark.parametrize("fn", ["map_fn", "augment_fn"])
+def test_draws_without_a_key_belong_to_the_step_too(fn: str) -> None:
+    def noise(batch: tf.Tensor, key: Any = None) -> tf.Tensor:
+        tf.random.uniform([])
+        return tf.random.uniform(tf.shape(batch), maxval=10**6, dtype=tf.int32) + random.uniform([], 0, 9, tf.int32)
+
+    whole = taken(numbers(**{fn: noise}), 6)
+    assert taken(numbers(**{fn: noise}), 2, epoch=1, batch=1) == whole[4:6]
+    assert len({tuple(batch) for batch in whole}) == 6
+    assert taken(numbers(**{fn: noise}), 1, run_seed=2) != whole[:1]
+
+
+HUGE_ROWS, WIDTH = 2**31, 128
+
+
+@pytest.fixture
+def huge(tmp_path: pathlib.Path) -> np.memmap:
+    """A file of 2 TiB, nothing but a hole except for the numbers that its first column begins with."""
+    with (tmp_path / "huge").open("wb") as file:
+        file.truncate(HUGE_ROWS * WIDTH * 8)
+    return np.memmap(tmp_path / "huge", ">f8", "r+", shape=(HUGE_ROWS, WIDTH))
+
+
+@pytest.mark.parametrize(
+    "view",
+    [lambda x: x, np.asarray, lambda x: x[:, :3], lambda x: x[::-1]],
+    ids=["whole", "array", "columns", "turned"],
+)
+def test_a_mapped_file_is_not_read_but_for_the_rows_of_a_batch(huge: np.memmap, view: Callable[[Any], Any]) -> None:
+    """More than any memory holds, so that whoever reads it whole fails; the numbers have another byte order."""
+    source = data.from_arrays({"x": view(huge)}, batch_size=4)
+    expected = source.order(1, 5).between(2 * 10**9, 2 * 10**9 + 8)
+    for number in expected:
+        view(huge)[number, 0] = number
+    batches = list(source.endless(1, 5, 5 * 10**8).take(2))
+    assert [batch["x"].shape for batch in batches] == [(4, view(huge).shape[1])] * 2
+    assert [row for batch in batches for row in batch["x"][:, 0].numpy()] == expected.tolist()
+    [first] = source.once.take(1)
+    assert first["x"].dtype == tf.float64
+
+
+def test_mapped_arrays_and_others_give_the_batches_of_those_in_memory(tmp_path: pathlib.Path) -> None:
+    arrays = {"x": np.arange(30.0).reshape(10, 3), "y": NUMBERS, "z": np.array([f"row {n}" for n in NUMBERS])}
+    for name in ("x", "z"):
+        np.save(tmp_path / f"{name}.npy", arrays[name])
+    mapped = arrays | {name: np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in ("x", "z")}
+    for one, other in itertools.pairwise(
+        [
+            [*source.once, *source.endless(1, 0, 1).take(4)]
+            for source in (data.from_arrays(a, batch_size=4) for a in (arrays, mapped))
+        ]
+    ):
+        for here, there in zip(one, other, strict=True):
+            tf.nest.map_structure(np.testing.assert_array_equal, here, there)
+            tf.nest.map_structure(lambda a, b: a.dtype == b.dtype or pytest.fail("types"), here, there)
+
+
+@pytest.mark.parametrize("rows", [10, 10**6, 10**9])
+@pytest.mark.parametrize("deep", [False, True])
+def test_to_seek_costs_a_block_however_many_rows_there_are(
+    monkeypatch: pytest.MonkeyPatch, rows: int, deep: bool
+) -> None:
+    """Counted in places of the order that were looked at, which is what takes the time."""
+    looked_at: list[int] = []
+
+    class Counted:
+        def between(self, start: int, stop: int) -> np.ndarray:
+            looked_at.append(min(stop, rows) - start)
+            return np.arange(start, min(stop, rows)) % 10
+
+    source = numbers()
+    source.rows, source.steps_per_epoch = rows, -(-rows // BATCH)
+    monkeypatch.setattr(source, "order", lambda seed, epoch: Counted())
+    batch = source.steps_per_epoch - 1 if deep else 0
+    next(iter(source.endless(1, 7, batch)))
+    assert sum(looked_at[:1]) <= 8192
+    assert len(looked_at) <= 3  # one to begin with, and what is read ahead
+
+
 @pytest.mark.parametrize(
     ("arrays", "options", "error", "message"),
     [
@@ -146,6 +232,14 @@ def test_what_augment_fn_draws_is_repeated_where_a_run_is() -> None:
         ((), {}, ValueError, r"arrays=\(\) holds no array"),
         (np.float32(1), {}, ValueError, "arrays= holds a scalar; every leaf must have rows"),
         ([1, 2], {}, TypeError, "arrays= holds 1 of type int; every leaf must be an array .numpy.asarray"),
+        (
+            NUMBERS.astype("M8[s]"),
+            {},
+            TypeError,
+            r"arrays= holds an array of dtype datetime64\[s\], which TensorFlow does",
+        ),
+        (NUMBERS, {"map_fn": 3}, TypeError, "map_fn=3 must be a function, or None"),
+        (NUMBERS, {"augment_fn": True}, TypeError, "augment_fn=True must be a function, or None"),
         ({"x": None}, {}, TypeError, "arrays= holds None of type NoneType; every leaf must be an array"),
     ],
 )
@@ -154,93 +248,3 @@ def test_arrays_that_are_none_are_refused(
 ) -> None:
     with pytest.raises(error, match=f"^from_arrays: {message}"):
         data.from_arrays(arrays, **{"batch_size": BATCH} | options)
-
-
-def dataset(rows: int = ROWS) -> tf.data.Dataset:
-    return tf.data.Dataset.range(rows).batch(BATCH)
-
-
-@pytest.mark.parametrize(
-    ("source", "steps_per_epoch", "steps_needed", "expected"),
-    [
-        (numbers(), None, None, (3, True, False)),
-        (numbers(), None, 50, (3, True, False)),
-        (dataset(), None, None, (3, True, False)),
-        (dataset(), 3, None, (3, True, False)),
-        (dataset(), None, 2, (None, False, False)),
-        (dataset().repeat(), 5, None, (5, True, False)),
-        (dataset().repeat(), None, 50, (None, False, False)),
-        (dataset().filter(lambda x: True), None, None, (None, True, True)),
-    ],
-    ids=["arrays", "arrays, steps", "epochs", "said twice", "steps", "endless epochs", "endless", "unknown length"],
-)
-def test_how_long_an_epoch_is(
-    source: Any, steps_per_epoch: int | None, steps_needed: int | None, expected: tuple[int | None, bool, bool]
-) -> None:
-    stream = training_stream(source, 0, steps_per_epoch=steps_per_epoch, steps_needed=steps_needed)
-    assert (stream.steps_per_epoch, stream.has_epochs, stream.may_end) == expected
-
-
-def test_a_dataset_that_is_used_twice_goes_on_where_it_stood() -> None:
-    source = dataset().repeat()
-    first = training_stream(source, 0, steps_per_epoch=None, steps_needed=9)
-    next(first.iterator)
-    second = training_stream(source, 0, steps_per_epoch=5, steps_needed=None, opened=first)
-    assert next(second.iterator).numpy().tolist() == [4, 5, 6, 7]
-    assert second.steps_per_epoch == 5
-
-
-@pytest.mark.parametrize(
-    ("other", "same"),
-    [
-        (numbers(), True),
-        (data.from_arrays(NUMBERS * 2, batch_size=BATCH, seed=3), True),
-        (numbers(batch_size=5), False),
-        (data.from_arrays(NUMBERS[:9], batch_size=BATCH), False),
-        (dataset(), False),
-    ],
-)
-def test_a_position_means_the_same_where_rows_and_batches_are_as_many(other: Any, same: bool) -> None:
-    assert data.is_same(numbers(), other) is same
-
-
-SHUFFLED = tf.data.Dataset.range(9).shuffle(9)
-
-
-@pytest.mark.parametrize(
-    ("source", "may_differ"),
-    [
-        (SHUFFLED.batch(4).repeat(), True),
-        (SHUFFLED.batch(4).repeat().prefetch(2), True),
-        (SHUFFLED.map(lambda x: x).repeat(3), True),
-        (tf.data.Dataset.zip(dataset().repeat(), SHUFFLED.batch(4).repeat()), True),
-        (SHUFFLED.repeat().batch(4), False),
-        (SHUFFLED.batch(4), False),
-        (dataset().repeat(), False),
-        (tf.data.Dataset.range(9).shuffle(9, reshuffle_each_iteration=False).batch(4).repeat(), False),
-    ],
-)
-def test_what_shuffles_anew_within_a_repeat_is_said_not_to_resume_exactly(
-    source: tf.data.Dataset, may_differ: bool
-) -> None:
-    stream = training_stream(source, 0, steps_per_epoch=None, steps_needed=2)
-    assert (stream.caveat is not None and "in another order" in stream.caveat) is may_differ
-
-
-def test_tensorflow_still_forgets_a_shuffle_whose_pass_is_over(tmp_path: pathlib.Path) -> None:
-    """The reason for that warning; where this fails, TensorFlow was mended and the warning can go."""
-
-    def batches() -> tf.data.Dataset:
-        tf.random.set_seed(1)
-        options = tf.data.Options()
-        options.autotune.enabled = False
-        options.experimental_optimization.inject_prefetch = False
-        return tf.data.Dataset.range(20).shuffle(20).batch(8).repeat().with_options(options)
-
-    straight = iter(batches())
-    for _ in range(3):
-        next(straight)
-    saved = tf.train.Checkpoint(iterator=straight).write(str(tmp_path / "iterator"))
-    resumed = iter(batches())
-    tf.train.Checkpoint(iterator=resumed).read(saved)
-    assert [next(straight).numpy().tolist() for _ in range(3)] != [next(resumed).numpy().tolist() for _ in range(3)]

@@ -1,0 +1,172 @@
+"""Data addressed by step: any batch of any epoch can be had at once, so that a position is two integers."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from trainloop import random, tracing
+from trainloop.data.order import InOrder, Order
+from trainloop.user_code import call_user, own_exceptions
+
+Batch = Any
+_not_converted = tf.autograph.experimental.do_not_convert  # what is not the user's has nothing for AutoGraph in it
+MapFn = Callable[[Batch], Batch]
+AugmentFn = Callable[[Batch, tf.Tensor], Batch]
+
+_ENDLESS = np.iinfo(np.int64).max
+_ROWS_IN_A_BLOCK = 8192  # their places take 0.3 ms to find, and Python is asked for them once
+
+
+class AddressedData:
+    """Batches that are addressed by step: the base of what `from_arrays`, `from_source` and `zip` make.
+
+    Attributes:
+      steps_per_epoch: The number of batches in an epoch.
+      shape: What a position in the data depends on; a value of JSON.
+      unkeyed: What the user's functions were last seen to draw where no key could be made, as descriptions.
+    """
+
+    steps_per_epoch: int
+    shape: Any
+    unkeyed: Sequence[str] = ()
+
+    def endless(self, run_seed: int, epoch: int, batch: int) -> tf.data.Dataset:
+        """Returns the batches from a position on, epoch after epoch, shuffled and augmented, without an end."""
+        raise NotImplementedError
+
+    @property
+    def once(self) -> tf.data.Dataset:
+        """All batches once, in the order of the rows, not augmented."""
+        raise NotImplementedError
+
+    def one_epoch(self, run_seed: int) -> tf.data.Dataset:
+        """All batches of the first epoch, as `fit` sees them: shuffled and augmented."""
+        number = self.steps_per_epoch
+        return self.endless(run_seed, 0, 0).take(number).apply(tf.data.experimental.assert_cardinality(number))
+
+
+class RowData(AddressedData):
+    """Rows that are looked up by their number, in batches.
+
+    Args:
+      rows: How many there are.
+      maker: The function that the user has called, for messages.
+      batch_size: Rows in a batch.
+      shuffle: Whether each epoch has an order of its own.
+      seed: Of the order; None for the run's.
+      map_fn: Applied to every batch.
+      augment_fn: Applied where the phase has augmentation on.
+
+    Raises:
+      ValueError: If there are no rows, `batch_size` is not positive, or `seed` is out of range.
+    """
+
+    _loads_in_python = False
+
+    def __init__(
+        self,
+        rows: int,
+        maker: str,
+        *,
+        batch_size: int,
+        shuffle: bool,
+        seed: int | None,
+        map_fn: MapFn | None,
+        augment_fn: AugmentFn | None,
+    ):
+        check_positive(batch_size, f"{maker}: batch_size")
+        if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63):
+            raise ValueError(f"{maker}: seed={seed!r} must be a whole number from 0 to 2**63 - 1, or None")
+        for name, function in (("map_fn", map_fn), ("augment_fn", augment_fn)):
+            if function is not None and not callable(function):
+                raise TypeError(f"{maker}: {name}={function!r} must be a function, or None")
+        self.rows = rows
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+        self.map_fn = map_fn
+        self.augment_fn = augment_fn
+        self.shape = [rows, batch_size]
+        self.steps_per_epoch = math.ceil(rows / batch_size)
+
+    def order(self, seed: int, epoch: int) -> Order | InOrder:
+        """Returns the order of the rows in an epoch."""
+        return Order(self.rows, seed, epoch) if self.shuffle else InOrder(self.rows)
+
+    def endless(self, run_seed: int, epoch: int, batch: int) -> tf.data.Dataset:
+        """Returns the batches from a position on, epoch after epoch, shuffled and augmented, without an end."""
+        seed = run_seed if self.seed is None else self.seed
+        first_step = epoch * self.steps_per_epoch + batch
+        return self._prepared(self._row_numbers(seed, epoch, batch).enumerate(first_step), seed, augment=True)
+
+    @functools.cached_property
+    def once(self) -> tf.data.Dataset:
+        """All batches once, in the order of the rows, not augmented."""
+        numbers = tf.data.Dataset.range(self.rows).batch(self.batch_size).enumerate()
+        return self._prepared(numbers, 0, augment=False)
+
+    def _load(self, rows: tf.Tensor) -> Batch:
+        """Returns the rows of these numbers as a batch; called in a graph."""
+        raise NotImplementedError
+
+    def _row_numbers(self, seed: int, epoch: int, batch: int) -> tf.data.Dataset:
+        """Returns the numbers of the rows in each batch from a position on.
+
+        Python is asked for them a block of batches at a time; no block reaches over the end of an epoch.
+        """
+        length = max(1, _ROWS_IN_A_BLOCK // self.batch_size)
+        blocks = math.ceil(self.steps_per_epoch / length)
+        first = epoch * blocks + batch // length
+        order_of = functools.lru_cache(maxsize=1)(functools.partial(self.order, seed))
+
+        def block(number: np.ndarray) -> np.ndarray:
+            in_epoch, place = divmod(int(number), blocks)
+            begin = batch if number == first else place * length
+            end = (place + 1) * length
+            return order_of(in_epoch).between(begin * self.batch_size, end * self.batch_size)
+
+        def batches(number: tf.Tensor) -> tf.data.Dataset:
+            rows = tf.ensure_shape(tf.numpy_function(block, [number], tf.int64, stateful=False), [None])
+            return tf.data.Dataset.from_tensor_slices(rows).batch(self.batch_size)
+
+        return tf.data.Dataset.range(first, _ENDLESS).flat_map(_not_converted(batches))
+
+    def _prepared(self, numbers: tf.data.Dataset, seed: int, *, augment: bool) -> tf.data.Dataset:
+        """Returns the batches for a dataset of pairs: the place of a batch, and the numbers of its rows."""
+        augment_fn = self.augment_fn if augment else None
+        calls_user = self.map_fn is not None or augment_fn is not None
+
+        def load(place: tf.Tensor, rows: tf.Tensor) -> Any:
+            return (place, self._load(rows)) if calls_user else self._load(rows)
+
+        def prepare(place: tf.Tensor, batch: Batch) -> Batch:
+            # A draw that the user's functions make without a key gets one too, from the place of the batch.
+            with tracing.recorded() as trace, random.keyed(seed=seed, phase="data", place=place, replica=0):
+                batch = call_user(self.map_fn, batch) if self.map_fn else batch
+                batch = call_user(augment_fn, batch, tf.stack([seed, place])) if augment_fn else batch
+            self.unkeyed = trace.unkeyed
+            return batch
+
+        parallel = tf.data.AUTOTUNE if calls_user and not self._loads_in_python else None
+        batches = numbers.map(_not_converted(load), num_parallel_calls=parallel)
+        if calls_user:
+            with own_exceptions():
+                batches = batches.map(_not_converted(prepare), num_parallel_calls=tf.data.AUTOTUNE)
+        options = tf.data.Options()
+        # The autotuner has a thread that TensorFlow may wait for when an iterator goes: 40 seconds were seen. And there
+        # is nothing in this pipeline to rewrite, which would be tried each time that an iterator is made.
+        options.autotune.enabled = False
+        options.experimental_optimization.apply_default_optimizations = False
+        return batches.prefetch(tf.data.AUTOTUNE).with_options(options)
+
+
+def check_positive(value: Any, argument: str) -> None:
+    """Raises ValueError where a value is no positive whole number."""
+    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+        raise ValueError(f"{argument}={value!r} must be a positive whole number")

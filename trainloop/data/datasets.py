@@ -1,0 +1,195 @@
+"""`tf.data.Dataset`: what of its position can be saved, and what a resume does where it cannot."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import weakref
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import tensorflow as tf
+from absl import logging
+
+from trainloop.data.streams import Stream
+
+Resume = Literal["replay", "epoch"]
+
+_read: weakref.WeakSet[tf.data.Dataset] = weakref.WeakSet()  # in this process, by a stream
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ResumedDataset:
+    """A dataset, and what a resume does with it; made by `from_dataset`."""
+
+    dataset: tf.data.Dataset
+    resume: Resume
+
+
+def from_dataset(dataset: tf.data.Dataset, *, resume: Resume) -> ResumedDataset:
+    """Says what a resumed run does with a dataset whose position is not, or cannot be, saved.
+
+    A `tf.data.Dataset` needs no wrapper: where TensorFlow can save its iterator, the iterator is saved in every
+    checkpoint, with all that it has read ahead (a shuffle's buffer, for one), and goes on exactly. Where it cannot
+    (`from_generator`, `py_function`), `fit` warns at the start. This says which of two other ways is meant; then a
+    checkpoint holds integers and no iterator.
+
+    Args:
+      dataset: Batches.
+      resume: `"replay"` makes the batches that were seen once more, as fast as the dataset can, and drops them: exact
+        where the dataset gives the same batches in every process (a shuffle needs a seed), and it takes as long as it
+        takes. `"epoch"` begins the epoch under way again (endless data from their start): its first batches are seen
+        twice.
+
+    Returns:
+      Data for `fit`, and for `evaluate` and `predict`, to which it is the dataset.
+
+    Raises:
+      TypeError: If `dataset` is not a `tf.data.Dataset`.
+      ValueError: If `resume` is something else.
+
+    Example:
+      >>> import tensorflow as tf
+      >>> from trainloop import data
+      >>> rows = tf.data.Dataset.from_generator(lambda: range(6), output_signature=tf.TensorSpec([], tf.int32))
+      >>> batches = data.from_dataset(rows.batch(2), resume="replay")
+    """
+    if not isinstance(dataset, tf.data.Dataset):
+        raise TypeError(
+            f"from_dataset: dataset= is a {type(dataset).__name__}; it must be a tf.data.Dataset of batches (a resume "
+            "of from_arrays, from_source and zip is exact)"
+        )
+    if resume not in ("replay", "epoch"):
+        raise ValueError(f"from_dataset: resume={resume!r} is unknown; it must be 'replay' or 'epoch'")
+    return ResumedDataset(dataset, resume)
+
+
+class DatasetStream(Stream):
+    """A `tf.data.Dataset`: iterated anew each epoch, or, where the run is counted in steps, once."""
+
+    def __init__(self, dataset: tf.data.Dataset, resume: Resume | None = None):
+        self._dataset = dataset
+        self._was_read = dataset in _read
+        _read.add(dataset)
+        self.replays = resume == "replay"
+        self._cardinality = int(dataset.cardinality())
+        self.may_end = self._cardinality == tf.data.UNKNOWN_CARDINALITY
+        # This one is not read from. TensorFlow makes another one when it restores an iterator, and `shuffle` draws for
+        # that once more; so the iterator that a run begins with has to be the second one too.
+        self._first = iter(dataset) if resume is None else None
+        self.passes = 0 if self._first is None else 1
+        self._is_saved = self._first is not None and _can_be_saved(self._first)
+        self.caveat = self._why_inexact(resume)
+
+    def count(self, steps_per_epoch: int | None, *, in_epochs: bool) -> None:
+        """Says how long an epoch is, and whether the run is counted in epochs."""
+        self.steps_per_epoch = self._cardinality if self._cardinality >= 0 and in_epochs else steps_per_epoch
+        self.restarts = in_epochs and (steps_per_epoch is None or self._cardinality >= 0)
+        self.has_epochs = self.restarts or self.steps_per_epoch is not None
+
+    def seek(self, epoch: int, batch: int) -> None:
+        """Leaves the iterator where it stands, which is the position; makes the first one where there is none."""
+        if self.iterator is None:
+            self._make_iterator(self._dataset)
+
+    def begin_epoch(self) -> None:
+        """Iterates the dataset anew, unless it has no end."""
+        if self.restarts:
+            self._make_iterator(self._dataset)
+
+    def resume(self, passes: int, taken: int) -> bool:
+        """Goes to the order of a pass, and where the dataset is replayed past the batches that were taken of it.
+
+        `shuffle` draws the order of a pass when its iterator is made. A saved iterator holds what it has yet to draw
+        from, except where all of a pass has been drawn already.
+
+        Args:
+          passes: How many iterators the run had made of the dataset.
+          taken: How many batches it had taken from the last one.
+
+        Returns:
+          Whether the iterator now stands behind these batches.
+        """
+        if self._was_read and any(map(_shuffles_anew, _nodes(self._dataset))):
+            logging.warning(
+                "train_data= was read in this process before, and its shuffle goes on from there: the rows may come in "
+                "another order than in the run that was saved. Make the dataset anew after restore"
+            )
+        while self.passes < passes - 1:
+            self._make_iterator(self._dataset)
+        if self._is_saved:  # TensorFlow makes the last one itself
+            self.iterator = self.saved_iterator = self.iterator or self._first
+            self.passes = passes
+        elif self.replays:
+            self._make_iterator(self._dataset.skip(taken))
+        elif self.passes < passes:
+            self._make_iterator(self._dataset)
+        return self.replays
+
+    def _make_iterator(self, dataset: tf.data.Dataset) -> None:
+        self.iterator = iter(dataset)
+        self.saved_iterator = self.iterator if self._is_saved else None
+        self.passes += 1
+
+    def _why_inexact(self, resume: Resume | None) -> str | None:
+        if resume == "epoch":
+            return None  # that the batches come again is what was asked for
+        if resume is None and not self._is_saved:
+            return _UNSAVED
+        if any(_is_unseeded(node) for node in _nodes(self._dataset)):
+            return _UNSEEDED
+        return _SHUFFLES_WITHIN if resume is None and _shuffles_anew_within_a_pass(self._dataset) else None
+
+
+_UNSAVED = (
+    "cannot save its position (it holds a generator, Python code or unseeded random ops): a resumed run will begin the "
+    "epoch under way again, or endless data from their start. Say that this is meant with "
+    'trainloop.data.from_dataset(dataset, resume="epoch"), or have what was seen passed over with resume="replay". '
+    "trainloop.data.from_arrays and from_source have no such limit"
+)
+_UNSEEDED = (
+    "shuffles without a seed: a resumed run will see rows in another order, so that some of the epoch under way come "
+    "twice and others not at all. Call tf_keras.utils.set_random_seed(...) before the dataset is made, or give "
+    "shuffle(seed=...)"
+)
+_SHUFFLES_WITHIN = (
+    "repeats what was shuffled and then batched, mapped or otherwise changed, and TensorFlow forgets how to shuffle on "
+    "where a checkpoint falls on the end of a pass: a resumed run may see the next passes in another order. Put "
+    "repeat() next to shuffle(), or leave it out and give epochs="
+)
+
+
+def _nodes(dataset: Any) -> Iterator[Any]:
+    yield dataset
+    for source in getattr(dataset, "_inputs", list)():
+        yield from _nodes(source)
+
+
+def _is_unseeded(node: Any) -> bool:
+    """Returns whether a dataset draws its own seed in every process, which TensorFlow writes as two zeros."""
+    seeds = [getattr(node, name, 1) for name in ("_seed", "_seed2")]
+    return all(int(seed) == 0 for seed in seeds)
+
+
+def _shuffles_anew(node: Any) -> bool:
+    """Returns whether a dataset has another order each time that it is iterated."""
+    return "Shuffle" in type(node).__name__ and getattr(node, "_reshuffle_each_iteration", None) is not False
+
+
+def _shuffles_anew_within_a_pass(dataset: Any, *, repeated: bool = False, changed: bool = False) -> bool:
+    """Returns whether a shuffle feeds a repeat through something else, which drops the shuffle where a pass ends."""
+    if repeated and changed and _shuffles_anew(dataset):
+        return True
+    is_repeat = "Repeat" in type(dataset).__name__
+    below = {"repeated": repeated or is_repeat, "changed": repeated and (changed or not is_repeat)}
+    return any(_shuffles_anew_within_a_pass(source, **below) for source in getattr(dataset, "_inputs", list)())
+
+
+def _can_be_saved(iterator: Any) -> bool:
+    """Tries it: TensorFlow has no way to ask. At the start of a dataset this writes next to nothing."""
+    with tempfile.TemporaryDirectory() as directory:
+        try:
+            tf.train.Checkpoint(iterator=iterator).write(f"{directory}/iterator")
+        except (tf.errors.OpError, NotImplementedError, ValueError):
+            return False
+    return True
