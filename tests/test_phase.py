@@ -246,7 +246,7 @@ def test_training_is_not_to_be_said_twice():
 
 
 def test_what_cannot_be_called_is_refused():
-    with pytest.raises(TypeError, match=r"EVAL.call: model='dense' is not callable; pass a model, a layer or a func"):
+    with pytest.raises(TypeError, match=r"EVAL.call: model='dense' is not callable; pass a model or a func"):
         Phase.EVAL.call("dense", ONES)
 
 

@@ -156,7 +156,7 @@ def check_eval_data(eval_data: Any, eval_every: Any) -> dict[str, Any]:
     return dict(eval_data)
 
 
-def check_microbatches(microbatches: int, replicas: int, train_data: Any) -> None:
+def check_microbatches(microbatches: int, train_data: Any) -> None:
     """Refuses more slices than a batch has rows, as far as the data say how many that are.
 
     Each slice costs a trace, and the empty ones bring nothing.
@@ -168,11 +168,10 @@ def check_microbatches(microbatches: int, replicas: int, train_data: Any) -> Non
     spec = getattr(source, "element_spec", ())  # of a tf.data.Dataset
     static = [leaf.shape[0] for leaf in tf.nest.flatten(spec) if isinstance(leaf, tf.TensorSpec) and leaf.shape.rank]
     rows = getattr(source, "batch_size", static[0] if static else None)
-    if rows is not None and microbatches > 1 and microbatches * replicas > rows:
-        each = f" for each of {replicas} replicas" if replicas > 1 else ""
+    if rows is not None and microbatches > max(1, rows):
         raise ValueError(
-            f"microbatches={microbatches}{each}, but a batch of fit: train_data= has {rows} rows; give at most "
-            f"{max(1, rows // replicas)}, or larger batches"
+            f"microbatches={microbatches}, but a batch of fit: train_data= has {rows} rows; give at most {rows}, or "
+            "larger batches"
         )
 
 

@@ -215,7 +215,7 @@ class Trainer(GoingBack):
         data.check_data(train_data, "fit: train_data")
         self._check_can_fit()
         sets = arguments.check_eval_data(eval_data, eval_every)
-        arguments.check_microbatches(self.microbatches, self.strategy.num_replicas_in_sync, train_data)
+        arguments.check_microbatches(self.microbatches, train_data)
         if total.is_reached(self.step, self.epoch) and not self._has_something_left():
             self._pass_by(train_data, total, steps_per_epoch)
             logging.warning("fit: nothing to do: the run is at step %d, where %s is reached", self.step, total)
@@ -339,8 +339,8 @@ class Trainer(GoingBack):
             raise ValueError("fit: optimizer=None; give the Trainer an optimizer")
         if self.checkpoints is not None and self._restored is None and self.step == 0 and self.checkpoints.is_begun():
             raise RuntimeError(
-                f"fit: workdir={str(self.workdir)!r} holds checkpoints that were not restored (steps "
-                f"{', '.join(map(str, self.checkpoints.steps())) or 'none that is whole'}). Call "
+                f"fit: workdir={str(self.workdir)!r} holds checkpoints up to step "
+                f"{max(self.checkpoints.steps(), default='(none that is whole)')} that were not restored. Call "
                 "trainer.restore_or_initialize() before fit to continue that run, or give another workdir="
             )
 
