@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-KILLS = 4
+KILLS = 2
 
 
 def test_a_run_that_is_killed_at_random_moments_ends_as_one_that_was_left_alone(tmp_path):

@@ -65,21 +65,6 @@ def test_a_healthy_model_ends_with_status_0(tmp_path):
     assert json.loads((tmp_path / "audit.json").read_text())["ok"] is True
 
 
-def test_a_violation_ends_with_status_1(tmp_path):
-    result = audit(tmp_path, "--model=some_models:wired")
-    assert result.returncode == 1, result.stderr
-    assert "dropout  [eval, predict]" in result.stdout
-
-
-def test_lints_end_with_status_1_where_it_is_asked_for(tmp_path):
-    """The model is an object here, and was built on nothing."""
-    flags = ["--model=some_models:linted", "--inputs=4"]
-    result = audit(tmp_path, *flags, "--fail_on_lint")
-    assert result.returncode == 1, result.stderr
-    assert "audit of linted on float32[None, 4]: 1 phase-sensitive layer, ok, 1 lint\n" in result.stdout
-    assert "dropout-on-outputs: dropout" in result.stdout
-
-
 def test_the_model_of_a_config_is_audited_on_its_data(tmp_path):
     result = audit(tmp_path, f"--config={ROOT}/configs/digits_mlp.py", "--figure=audit.png")
     assert result.returncode == 0, result.stderr
@@ -91,7 +76,6 @@ def test_the_model_of_a_config_is_audited_on_its_data(tmp_path):
     ("flags", "said"),
     [
         ("", "give either --model=package.module:name or --config=FILE"),
-        ("--model=some_models:hearty", "--model='some_models:hearty': some_models has no function 'hearty'; did you"),
         ("--model=some_models:linted --inputs=4,x", "expected sizes such as 32,32,3"),
         (
             "--model=some_models:healthy --figure=a.png",
@@ -120,12 +104,13 @@ spec.loader.exec_module(program)
 found = {}
 for line in sys.argv[2:]:
     sys.argv[1:] = line.split()
-    said = io.StringIO()
-    with flagsaver.flagsaver(), contextlib.redirect_stderr(said):
+    out, said, code = io.StringIO(), io.StringIO(), 0
+    with flagsaver.flagsaver(), contextlib.redirect_stderr(said), contextlib.redirect_stdout(out):
         try:
             launch.run(program.main, without_workdir=True)
         except SystemExit as end:
-            found[line] = [end.code, said.getvalue()]
+            code = end.code
+    found[line] = [code, said.getvalue(), out.getvalue()]
 print(json.dumps(found))
 """
 CANNOT_BE_AUDITED = {
@@ -144,10 +129,16 @@ CANNOT_BE_AUDITED = {
 }
 
 
-def test_what_cannot_be_audited_gets_one_line_and_status_2(tmp_path):
+FAULTS = {
+    "--model=some_models:wired": "dropout  [eval, predict]",
+    "--model=some_models:linted --inputs=4 --fail_on_lint": "dropout-on-outputs: dropout",
+}
+
+
+def test_faults_end_with_status_1_and_what_cannot_be_audited_with_one_line_and_status_2(tmp_path):
     """In one process: each would cost an import of TensorFlow. The models are in the current directory."""
     (tmp_path / "some_models.py").write_text(MODELS)
-    lines = [*CANNOT_BE_AUDITED, "--model=some_models:broken"]
+    lines = [*CANNOT_BE_AUDITED, *FAULTS, "--model=some_models:broken", "--model=some_models:hearty"]
     result = subprocess.run(
         [sys.executable, "-c", ONE_PROCESS, ROOT / "scripts" / "audit.py", *lines],
         cwd=tmp_path,
@@ -159,11 +150,18 @@ def test_what_cannot_be_audited_gets_one_line_and_status_2(tmp_path):
     )
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
-    code, said = found.pop("--model=some_models:broken")
+    for line, fragment in FAULTS.items():
+        code, _, printed = found.pop(line)
+        assert code == 1
+        assert fragment in printed
+    code, said, _ = found.pop("--model=some_models:hearty")
+    assert code == 2
+    assert "--model='some_models:hearty': some_models has no function 'hearty'; did you" in said
+    code, said, _ = found.pop("--model=some_models:broken")
     assert code == 2  # 1 would be a violation
     assert said.startswith("Traceback")
     assert said.endswith("ZeroDivisionError: division by zero\n")
-    assert found == {line: [2, said] for line, said in CANNOT_BE_AUDITED.items()}
+    assert found == {line: [2, said, ""] for line, said in CANNOT_BE_AUDITED.items()}
 
 
 def test_help_is_short(tmp_path):
