@@ -51,7 +51,7 @@ class Predictions(Callback):
         self.seen.append([trainer.step, float(drawn.mean.sum()), trainer.latest_metrics["loss"]])
 
     def get_state(self) -> dict[str, Any]:
-        return {"begun": self.begun, "seen": list(self.seen)}
+        return {"begun": self.begun, "seen": self.seen}
 
     def set_state(self, state: dict[str, Any]) -> None:
         self.begun, self.seen = state["begun"], state["seen"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
@@ -93,7 +94,7 @@ class BetweenChunks(Positioned):
     @contextlib.contextmanager
     def _undone_on_a_signal(self, due: list[int], moment: Moment, interrupts: Interrupts) -> Iterator[None]:
         """Lets a signal end the passes in the block, and puts back what the block has done by then."""
-        states = {key: callback.get_state() for key, callback in self._named_callbacks().items()}
+        states = {key: json.dumps(callback.get_state()) for key, callback in self._named_callbacks().items()}
         latest, logged, sizes = dict(self.latest_metrics), dict(self._logged), self._measure_logs()
         stop_reason = self._stop_reason
         try:
@@ -101,8 +102,8 @@ class BetweenChunks(Positioned):
                 yield
         except Interrupted:
             for key, callback in self._named_callbacks().items():
-                if callback.get_state() != states[key]:
-                    callback.set_state(states[key])
+                if json.dumps(callback.get_state()) != states[key]:
+                    callback.set_state(json.loads(states[key]))
             self.latest_metrics, self._logged, self._stop_reason = latest, {}, stop_reason
             self._cut_log_files(sizes)
             names = self._agenda_names()

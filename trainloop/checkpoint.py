@@ -16,6 +16,7 @@ import time
 from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
+import numpy as np
 import tensorflow as tf
 from absl import logging
 
@@ -25,7 +26,7 @@ from trainloop.phase import Phase
 from trainloop.policy import Policy
 from trainloop.restored import Restored
 from trainloop.snapshot import CannotCopy, Snapshot
-from trainloop.store import Retention, Store
+from trainloop.store import Retention, Store, put_aside_as_damaged
 
 
 class CheckpointNotSaved(RuntimeError):
@@ -150,7 +151,9 @@ class Checkpoints:
         fields = {
             "time": time.time(),
             "metrics": {
-                name: float(value) for name, value in (metrics or {}).items() if isinstance(value, int | float)
+                name: float(value)
+                for name, value in (metrics or {}).items()
+                if isinstance(value, int | float | np.number) or getattr(value, "shape", None) == ()
             },
             "kept_for_good": for_good,
             "environment": dict(environment or {}),
@@ -197,16 +200,20 @@ class Checkpoints:
 
     def _newest_whole(self, steps: list[int]) -> int:
         passed_over: dict[int, CheckpointDamaged] = {}
+        found: dict[int, pathlib.Path] = {}
         for step in reversed(steps):
+            found[step] = self._store.path(step)
             try:
                 self._store.verify(step)
             except CheckpointDamaged as error:
-                if not self._store.path(step).exists():  # the run that writes here has just retired it
+                if not found[step].exists():  # the run that writes here has just retired or renamed it
                     return self.find("latest")
                 passed_over[step] = error
                 continue
             for damaged, error in passed_over.items():
-                logging.warning("restore: passed over step %d: %s; %s", damaged, error, self._put_aside(damaged))
+                logging.warning(
+                    "restore: passed over step %d: %s; %s", damaged, error, _put_aside(found[damaged], error)
+                )
             if passed_over:
                 logging.warning("restore: the newest checkpoint that is whole is that of step %d", step)
             return step
@@ -215,12 +222,6 @@ class Checkpoints:
             f"restore: no checkpoint in {self.directory} is whole: {reasons}. Bring one back from a copy. To begin the "
             "run anew, move them away, or give another workdir="
         )
-
-    def _put_aside(self, step: int) -> str:
-        try:
-            return f"its directory is {self._store.put_aside_as_damaged(step)} now"
-        except OSError as error:  # who only evaluates a run may have no right to write there
-            return f"its directory could not be renamed ({error.strerror})"
 
     def _best(self, newest: int) -> int:
         retention = Retention(**self.manifest(newest)["retention"])
@@ -231,6 +232,16 @@ class Checkpoints:
                 "Checkpointing(monitor=...) the name of a metric that is reported"
             )
         return best
+
+
+def _put_aside(path: pathlib.Path, error: CheckpointDamaged) -> str:
+    """Renames a damaged checkpoint; one that could not be read may be whole all the same, and stays."""
+    if isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, FileNotFoundError):
+        return "its directory stays as it is, since it may be whole"
+    try:
+        return f"its directory is {put_aside_as_damaged(path)} now"
+    except OSError as failed:  # who only evaluates a run may have no right to write there
+        return f"its directory could not be renamed ({failed.strerror})"
 
 
 def _as_json(policy: Policy) -> dict[str, Any]:

@@ -94,7 +94,7 @@ class GoingBack(BetweenChunks):
         self.history.cut(after=self.step)
         self._stop_reason, self._logged = None, {}
         self._cut_logs()
-        logging.warning("%s. %s", way.why, error)
+        logging.warning("%s. %s", way.why, "\n".join([str(error), *getattr(error, "__notes__", [])]))
         return stream, way.why
 
     def _run_chunk(self, loop: SummingLoop, stream: data.Stream, steps: int) -> Ran:
@@ -123,18 +123,21 @@ class GoingBack(BetweenChunks):
                 f"StopOnNaN: rollbacks={stop.rollbacks} goes back to checkpoints, but this run saves none; give the "
                 "Trainer a workdir=, and Checkpointing where default_callbacks=False"
             )
-        if stream.caveat is not None:
+        if not isinstance(stream, data.AddressedStream):
             raise ValueError(
-                f"StopOnNaN: rollbacks={stop.rollbacks} has to find the same batches again, but train_data= "
-                f"{stream.caveat}. Give trainloop.data.from_arrays(...) or from_source(...), or drop rollbacks="
+                f"StopOnNaN: rollbacks={stop.rollbacks} has to find the same batches again in the same process, and "
+                "train_data= is a tf.data.Dataset, which may shuffle anew. Give trainloop.data.from_arrays(...) or "
+                "from_source(...), or drop rollbacks="
             )
 
     def _make_going_back_possible(self) -> None:
-        """Saves where the run stands, if it may have to go back there and nothing has been saved there yet."""
+        """Saves where the run stands, if it may have to go back there.
+
+        A checkpoint that is there already may be of another stage: with another learning rate, or weights that were
+        loaded since.
+        """
         stop = self._stop_on_nan()
-        if stop is None or not stop.rollbacks or self.checkpoints is None:
-            return
-        if self.step not in self.checkpoints.steps():
+        if stop is not None and stop.rollbacks:
             self._save()
 
     def _save(self) -> None:

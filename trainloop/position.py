@@ -63,8 +63,9 @@ class Positioned(Resumable):
             self._opened = (source, total, steps_per_epoch)
 
     def _restore(self, step: int, checkpoints: Checkpoints) -> int:
+        restored = super()._restore(step, checkpoints)  # which changes nothing where it is refused
         self._stream, self._opened = None, ()
-        return super()._restore(step, checkpoints)
+        return restored
 
     def _goes_on(self, stream: data.Stream) -> bool:
         """Returns whether newly opened data can be put where the run stands, and puts a dataset there."""

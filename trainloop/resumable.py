@@ -111,8 +111,8 @@ class Resumable(Evaluator):
             if built:
                 self._build_variables()
             whole = ("model", "optimizer") if built and self.optimizers else ("model",) if built else ()
-            self.state.track_iterator(None)  # which data the saved position is in will be known when they are opened
-            self._restored = checkpoints.restore(self.state.checkpoint, step, whole)
+            with self.state.without_iterator():  # which data the saved position is in is known when they are opened
+                self._restored = checkpoints.restore(self.state.checkpoint, step, whole)
         self._newest_seen = max(checkpoints.steps(), default=0)
         if changed := environment.differences(checkpoints.manifest(step)["environment"], self.environment()):
             logging.warning(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -69,6 +70,17 @@ class State:
     def track_iterator(self, iterator: Any) -> None:
         """Puts the training data's iterator among what is saved; None takes it away, and any saved position with it."""
         self.checkpoint.iterator = tf.Module() if iterator is None else iterator
+
+    @contextlib.contextmanager
+    def without_iterator(self) -> Iterator[None]:
+        """Takes the iterator away from what is saved, and any saved position with it, unless the block raises."""
+        before = getattr(self.checkpoint, "iterator", None)
+        self.track_iterator(None)
+        try:
+            yield
+        except BaseException:
+            self.checkpoint.iterator = tf.Module() if before is None else before
+            raise
 
     def track_metrics(self, metrics: list[Any]) -> None:
         """Adds the metrics once they exist; what a restored checkpoint holds for them is put into them."""

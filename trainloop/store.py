@@ -122,17 +122,12 @@ class Store:
     def supersede(self, *, after: int) -> None:
         """Moves the checkpoints after a step aside: the run was put back there, and goes another way."""
         aside = [self._named(step, again) for step, again in self._committed() if step > after]
-        for path in aside:
+        for path in reversed(
+            aside
+        ):  # the newest first: a kill in between leaves none that comes after one that is gone
             path.rename(self._free_name(f"superseded_{path.name}"))
         if aside:
             manifest.sync(self.directory)
-
-    def put_aside_as_damaged(self, step: int) -> pathlib.Path:
-        """Gives a step's checkpoint a name by which it is no longer one; returns where it is now."""
-        path = self.path(step)
-        aside = path.rename(self._free_name(f"damaged_{path.name}"))
-        manifest.sync(self.directory)
-        return aside
 
     def _committed(self) -> list[tuple[int, int]]:
         """Returns each checkpoint's step, and the how-manieth one of that step it is."""
@@ -153,10 +148,7 @@ class Store:
             manifest.sync(self.directory.parent)
 
     def _free_name(self, name: str) -> pathlib.Path:
-        number = 1
-        while (candidate := self.directory / f"{name}_{number}").exists():
-            number += 1
-        return candidate
+        return _free_name(self.directory, name)
 
     def _retire(self, retention: Retention) -> None:
         manifests = {}
@@ -183,6 +175,20 @@ class Store:
         for pattern in _LEFTOVERS:
             for leftover in self.directory.glob(pattern):
                 shutil.rmtree(leftover, ignore_errors=True)
+
+
+def put_aside_as_damaged(path: pathlib.Path) -> pathlib.Path:
+    """Gives a checkpoint's directory a name by which it is no longer one; returns where it is now."""
+    aside = path.rename(_free_name(path.parent, f"damaged_{path.name}"))
+    manifest.sync(path.parent)
+    return aside
+
+
+def _free_name(directory: pathlib.Path, name: str) -> pathlib.Path:
+    number = 1
+    while (candidate := directory / f"{name}_{number}").exists():
+        number += 1
+    return candidate
 
 
 def _best(manifests: Mapping[int, Mapping[str, Any]], retention: Retention) -> int | None:

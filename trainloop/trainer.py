@@ -467,8 +467,16 @@ class Trainer(GoingBack):
                 "since this one began. Start anew, and call trainer.restore_or_initialize() before fit"
             )
 
-    def _locked(self) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext() if self.workdir is None else self.workdir.lock()
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        if self.workdir is None or self.checkpoints is None:
+            yield
+            return
+        with self.workdir.lock():
+            try:
+                yield
+            finally:  # waits for the save in flight, which needs the lock
+                self._newest_seen = max(self.checkpoints.steps(), default=0)
 
     @contextlib.contextmanager
     def _busy(self) -> Iterator[None]:
@@ -477,8 +485,6 @@ class Trainer(GoingBack):
             yield
         finally:
             self.fitting = False
-            if self.checkpoints is not None:
-                self._newest_seen = max(self.checkpoints.steps(), default=0)
 
     @contextlib.contextmanager
     def _fit_hooks(self) -> Iterator[None]:

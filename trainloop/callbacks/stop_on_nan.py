@@ -56,7 +56,8 @@ class StopOnNaN(Callback):
     With `rollbacks` the run goes back to that checkpoint instead, and on without the batch at fault. For the callbacks
     that is a `fit` that fails and one that begins, as if the program had been started again: `on_exception`,
     `on_fit_end`, `on_fit_begin`. The logs are cut back; a new line in `phases.jsonl`, and a warning, say why. There is
-    always a checkpoint to go back to: one is saved when `fit` begins.
+    always a checkpoint to go back to: one is saved when `fit` begins. The data have to be addressed by step
+    (`from_arrays`, `from_source`, `zip`): a `tf.data.Dataset` may shuffle anew.
 
     A batch that is left out still counts as a step: totals, triggers, epochs and the draws of the other steps stay what
     they were. But nothing is computed: it is in no report, and no update is made, so that `optimizer.iterations`, and
