@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -396,3 +397,30 @@ def test_a_mistake_in_the_program_is_not_taken_for_a_full_disk(
     checkpoints.save(tf.train.Checkpoint(), step=1)
     with pytest.raises(TypeError, match="not JSON"):
         checkpoints.wait()
+
+
+def test_metrics_may_be_numpys(tmp_path: pathlib.Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(
+        tf.train.Checkpoint(value=tf.Variable(1.0)), step=1, metrics={"a": np.float32(0.5), "b": np.array(2), "c": [1]}
+    )
+    assert checkpoints.manifest(1)["metrics"] == {"a": 0.5, "b": 2.0}
+
+
+def test_what_cannot_be_read_is_passed_over_and_keeps_its_name(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    for step in (1, 2):
+        checkpoints.save(tf.train.Checkpoint(value=tf.Variable(1.0)), step=step)
+    checkpoints.wait()
+    hash_of = manifest._hash
+
+    def fails_on_the_newest(path: pathlib.Path) -> str:
+        if path.parent.name == "step_00000002":
+            raise OSError(5, "Input/output error")
+        return hash_of(path)
+
+    monkeypatch.setattr(manifest, "_hash", fails_on_the_newest)
+    assert checkpoints.find("latest") == 1
+    assert checkpoints.steps() == [1, 2]

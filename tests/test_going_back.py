@@ -172,9 +172,11 @@ def test_a_killed_run_leaves_out_the_same_batches(
 
 def test_a_rollback_keeps_what_was_set_between_two_stages(tmp_path: pathlib.Path) -> None:
     trainer = make(tmp_path, StopOnNaN(rollbacks=1))
-    trainer.fit(addressed(4), steps=2)
+    trainer.fit(addressed(5), steps=4)
+    assert trainer.checkpoints is not None
+    assert 4 in trainer.checkpoints.steps(), "of the stage before, with its learning rate"
     trainer.optimizer.learning_rate = 0.003
-    trainer.fit(addressed(4), steps=6)
+    trainer.fit(addressed(5), steps=6)
     assert (trainer.step, trainer.history.stop_reason) == (6, None)
     assert float(trainer.optimizer.learning_rate) == pytest.approx(0.003)
 
