@@ -231,3 +231,90 @@ def test_a_fit_that_was_left_goes_on_in_the_same_process(tmp_path: pathlib.Path)
     history = trainer.fit(PAIRS, steps=3, eval_data=HELD_OUT)
     assert (trainer.step, history.steps["eval/loss"]) == (3, [3])
     assert len(trainer.fit(PAIRS, steps=3, eval_data=HELD_OUT)) == 0
+
+
+class Requests(Callback):
+    """Asks at a step for the run to stop; keeps nothing of that, as a time limit does not."""
+
+    def __init__(self, step: int):
+        self.trigger = Every(steps=step)
+
+    def on_trigger(self, trainer: Trainer) -> None:
+        trainer.request_stop("enough")
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+class KillAtEnd(Callback):
+    trigger = AtEnd()
+
+    def on_trigger(self, trainer: Trainer) -> None:
+        raise Killed
+
+
+def test_what_is_due_at_the_end_is_done_by_whoever_goes_on_after_a_kill_there(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(Killed):
+        quick(tmp_path, Requests(5), KillAtEnd()).fit(PAIRS, steps=TOTAL, eval_data=HELD_OUT, eval_every=AtEnd())
+    again = quick(tmp_path)
+    assert again.restore_or_initialize() == 5  # saved after the request, and before what is due at the end
+    history = again.fit(PAIRS, steps=TOTAL, eval_data=HELD_OUT, eval_every=AtEnd())
+    assert (again.step, history.stop_reason, history.steps["eval/loss"]) == (5, "enough", [5])
+    assert "eval/loss" in again.checkpoints.manifest(5)["metrics"]  # the last checkpoint holds what came at the end
+
+
+def test_a_run_that_has_stopped_and_is_whole_goes_on_when_it_is_asked_to(tmp_path: pathlib.Path) -> None:
+    quick(tmp_path, Requests(5)).fit(PAIRS, steps=TOTAL, eval_data=HELD_OUT, eval_every=AtEnd())
+    again = quick(tmp_path)
+    again.restore_or_initialize()
+    assert again.fit(PAIRS, steps=TOTAL).stop_reason is None
+    assert again.step == TOTAL
+
+
+@pytest.mark.parametrize("save_at", [3, 6])  # in the midst of the run, and at its end
+def test_nothing_is_done_twice_where_an_epoch_of_unknown_length_ends(tmp_path: pathlib.Path, save_at: int) -> None:
+    """That it has ended is known only when no batch follows, which may be after the save that is due at its step."""
+    counted: list[tuple[int, int]] = []
+
+    class Counts(Callback):
+        trigger = Every(steps=3) | Every(epochs=1)
+
+        def on_trigger(self, trainer: Trainer) -> None:
+            counted.append((trainer.step, trainer.epoch))
+
+    class Leaves(Callback):
+        trigger = Every(epochs=1)
+
+        def on_trigger(self, trainer: Trainer) -> None:
+            if trainer.step == save_at:
+                raise Killed
+
+    batches = tf.data.Dataset.from_tensor_slices((X[:12], X[:12, :1])).batch(4).filter(lambda x, y: True)
+    options: dict[str, Any] = {"epochs": 2, "eval_data": HELD_OUT, "eval_every": Every(steps=3) | Every(epochs=1)}
+
+    def run(*callbacks: Callback) -> Trainer:
+        model = tf_keras.Sequential([tf_keras.Input([4]), tf_keras.layers.Dense(1)])
+        saving = Checkpointing(Every(steps=3) | AtEnd())
+        found = Trainer(
+            model,
+            "sgd",
+            loss="mse",
+            callbacks=[Counts(), saving, *callbacks, MetricsLog()],
+            workdir=tmp_path,
+            default_callbacks=False,
+        )
+        found.restore_or_initialize()
+        found.fit(batches, **options)
+        return found
+
+    with pytest.raises(Killed):
+        run(Leaves())
+    trainer = run()
+    assert (trainer.step, trainer.epoch) == (6, 2)
+    assert [step for step, _ in counted] == [3, 6]
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [each["step"] for each in records if each["phase"] == "eval"] == [3, 6]
+    again = Trainer(trainer.model, "sgd", loss="mse", workdir=tmp_path, default_callbacks=False)
+    again.restore_or_initialize()
+    assert (again.step, again.epoch) == (6, 2)

@@ -158,6 +158,24 @@ def test_what_a_run_goes_back_behind_is_moved_aside(tmp_path: pathlib.Path) -> N
     assert "superseded_step_00000010_2" in names(tmp_path), "nothing is written over"
 
 
+def test_a_kill_while_they_are_moved_aside_leaves_no_newer_one(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints, moved = saved(tmp_path, 5, 10, 15, keep=9), []
+    rename = pathlib.Path.rename
+
+    def dies(path: pathlib.Path, target: pathlib.Path) -> pathlib.Path:
+        if moved:
+            raise KeyboardInterrupt
+        moved.append(path.name)
+        return rename(path, target)
+
+    monkeypatch.setattr(pathlib.Path, "rename", dies)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.supersede(after=5)
+    assert (moved, checkpoints.steps()) == (["step_00000015"], [5, 10])
+
+
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """Checkpoints of steps 1 and 2."""

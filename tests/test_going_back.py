@@ -19,6 +19,7 @@ from trainloop import (
     Every,
     MetricsLog,
     NonFiniteLossError,
+    Phase,
     StopOnNaN,
     TensorBoard,
     Trainer,
@@ -137,6 +138,7 @@ def test_the_run_goes_back_and_on_without_the_batch_at_fault(unbroken: tuple[Tra
     events = EventAccumulator(str(workdir / "events" / "train"), size_guidance={"tensors": 0}).Reload()
     assert [event.step for event in events.Tensors("loss")] == made
     fails = [("NonFiniteLossError", step) for step in (2, 7)]
+    assert trainer._contracts.reports[Phase.TRAIN] is trainer.contract(Phase.TRAIN)  # and not that of a replay
     moments = [("begin", 0), fails[0], ("end", -1), ("begin", 0), fails[1], ("end", -1), ("begin", 4), ("end", -1)]
     assert trainer.callbacks[1].seen == moments
 
@@ -181,6 +183,17 @@ def test_a_rollback_keeps_what_was_set_between_two_stages(tmp_path: pathlib.Path
     assert float(trainer.optimizer.learning_rate) == pytest.approx(0.003)
 
 
+def test_what_else_went_wrong_stands_in_the_warning(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Breaks(Callback):
+        def on_exception(self, trainer: Trainer, error: BaseException) -> None:
+            raise OSError("no room")
+
+    with caplog.at_level("WARNING"):
+        make(tmp_path, StopOnNaN(rollbacks=1), Breaks()).fit(addressed(2), steps=3)
+    assert "rollback 1 of 1: the loss of step 2 is NaN" in caplog.text
+    assert "Breaks.on_exception raised OSError('no room')" in caplog.text
+
+
 def test_the_number_of_rollbacks_is_bounded(tmp_path: pathlib.Path) -> None:
     stop = StopOnNaN(rollbacks=1, skip=3)
     trainer = make(tmp_path, stop)
@@ -190,20 +203,31 @@ def test_the_number_of_rollbacks_is_bounded(tmp_path: pathlib.Path) -> None:
     assert trainer.history.steps["loss"] == [3]
 
 
-def test_a_signal_during_a_replay_saves_nothing(tmp_path: pathlib.Path) -> None:
-    trainer = make(tmp_path, StopOnNaN(rollbacks=1))
-    replay, signals = trainer.replay, iter([signal.SIGTERM])
+def test_a_signal_during_a_replay_leaves_the_run_at_the_checkpoint(
+    tmp_path: pathlib.Path, unbroken: tuple[Trainer, pathlib.Path]
+) -> None:
+    trainer = make(tmp_path, StopOnNaN(rollbacks=3))
+    replay, signals = trainer.replay, iter([signal.SIGINT])
 
-    def replay_with_a_signal(*args: Any, **options: Any) -> None:
-        for number in signals:
-            os.kill(os.getpid(), number)
-        replay(*args, **options)
+    def replay_with_a_signal(to_step: int, **options: Any) -> None:
+        if to_step == 6:  # on its way to the step at fault, the seventh, from the checkpoint of the fourth
+            for number in signals:
+                replay(5)
+                signal.raise_signal(number)
+        replay(to_step, **options)
 
     trainer.replay = replay_with_a_signal
-    with pytest.raises(SystemExit) as left:
-        trainer.fit(addressed(4), steps=6)
-    assert left.value.code == 143
-    assert trainer.checkpoints.steps() == [0]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt) as left:
+            trainer.fit(addressed(2), steps=TOTAL)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert left.value.__notes__[0].startswith("stopped at step 4, whose checkpoint is")
+    assert (trainer.step, trainer.checkpoints.steps()) == (4, [0, 4])
+    trainer.fit(addressed(2), steps=TOTAL)  # in the same process
+    assert state(trainer) == state(unbroken[0])
+    assert log(tmp_path) == log(unbroken[1])
 
 
 def generator() -> tf.data.Dataset:

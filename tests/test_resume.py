@@ -1,9 +1,11 @@
 """Checkpoint and resume: the same script run again continues, and ends where an unbroken run ends."""
 
+import contextlib
 import functools
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +18,8 @@ import tensorflow as tf
 import tf_keras
 
 from trainloop import AtEnd, Callback, Checkpointing, Every, MetricsLog, StopOnNaN, Trainer, data, manifest
+from trainloop.store import Store
+from trainloop.workdir import Workdir
 
 ROWS, BATCH, STEPS_PER_EPOCH = 20, 8, 3
 X = np.random.default_rng(0).normal(size=[ROWS, 4]).astype("float32")
@@ -685,6 +689,49 @@ def test_other_data_than_was_saved_is_refused_or_begun_anew(tmp_path: pathlib.Pa
         trainer.fit(other, steps=6)
     trainer.fit(other, steps=6, restart_data=True)
     assert trainer.step == 6
+
+
+def test_a_restore_that_is_refused_leaves_the_run_where_it_stands(tmp_path: pathlib.Path) -> None:
+    def begun(workdir: pathlib.Path) -> tuple[Trainer, tf.data.Dataset]:
+        tf_keras.backend.clear_session()
+        tf_keras.utils.set_random_seed(1)
+        source, trainer = endless(), trainer_for(workdir, sequential())
+        trainer.fit(source, steps=5)
+        return trainer, source
+
+    unbroken, source = begun(tmp_path / "unbroken")
+    unbroken.fit(source, steps=8)
+    trainer, source = begun(tmp_path / "refused")
+    other = trainer_for(tmp_path / "other", tf_keras.Sequential([tf_keras.layers.Dense(1, input_shape=(4,))]))
+    other.fit(arrays(), steps=2)
+    assert trainer.checkpoints is not None
+    assert other.checkpoints is not None
+    shutil.copytree(other.checkpoints.path(2), trainer.checkpoints.directory / "step_00000002")
+    with pytest.raises(ValueError, match=r"^restore: .* does not fit this Trainer"):
+        trainer.restore(2)
+    trainer.fit(source, steps=8)
+    assert state(trainer) == state(unbroken)
+
+
+def test_the_lock_is_held_until_the_last_save_is_on_the_disk(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order, commit, lock = [], Store.commit, Workdir.lock
+
+    def committed(*args: Any, **options: Any) -> None:
+        commit(*args, **options)
+        order.append("on the disk")
+
+    @contextlib.contextmanager
+    def locked(workdir: Workdir) -> Iterator[None]:
+        with lock(workdir):
+            yield
+            order.append("let go")
+
+    monkeypatch.setattr(Store, "commit", committed)
+    monkeypatch.setattr(Workdir, "lock", locked)
+    trainer_for(tmp_path, sequential()).fit(arrays(), steps=5)
+    assert order == ["on the disk", "let go"]
 
 
 def test_restart_data_begins_the_data_again() -> None:

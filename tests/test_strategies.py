@@ -12,7 +12,7 @@ import tf_keras
 from tf_keras import layers, metrics, optimizers, regularizers
 from tf_keras.mixed_precision import LossScaleOptimizer
 
-from trainloop import StepResult, Trainer, data
+from trainloop import AtEnd, Checkpointing, Every, StepResult, Trainer, data
 
 # A batch of seven rows is split into three and four. The last of an epoch has one, so that one replica gets none.
 ROWS, BATCH, EPOCHS = 15, 7, 4
@@ -213,6 +213,32 @@ def test_two_replicas_predict_what_one_does(one_and_two):
     one, two = one_and_two
     assert two.predictions.shape == (ROWS, 1)
     np.testing.assert_allclose(two.predictions, one.predictions, rtol=0, atol=1e-5)
+
+
+def test_two_replicas_resume_to_the_same_bits(two_replicas, tmp_path):
+    """Each has statistics of batch normalization and sums of metrics of its own, of which TensorFlow saves the mean."""
+
+    def make(workdir):
+        tf_keras.backend.clear_session()
+        tf_keras.utils.set_random_seed(1)
+        with two_replicas.scope():
+            model = mlp(layers.BatchNormalization(momentum=0.9), layers.Dropout(0.2))
+            saving = Checkpointing(Every(steps=4) | AtEnd())
+            return trainer_of(model, adam(), loss=LOSS, metrics=scored(), workdir=workdir, callbacks=[saving])
+
+    def outcome(trainer):
+        trainer.fit(data.from_arrays(PAIRS, batch_size=BATCH), steps=8)
+        kept = [*trainer.model.variables, *(v for metric in trainer.metrics.objects for v in metric.variables)]
+        return [[each.numpy().tolist() for each in two_replicas.experimental_local_results(v)] for v in kept]
+
+    trainer = make(tmp_path)
+    unbroken = outcome(trainer)
+    assert any(one != other for one, other in unbroken)
+    trainer.restore(4)  # in the midst of the second epoch
+    assert outcome(trainer) == unbroken
+    resumed = make(tmp_path)
+    resumed.restore(4)
+    assert outcome(resumed) == unbroken
 
 
 @pytest.mark.parametrize(("replicas", "microbatches"), [(1, 2), (2, 1), (2, 2)])

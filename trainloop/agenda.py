@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from trainloop.triggers import Moment, Trigger
 
@@ -40,10 +40,12 @@ class Agenda:
     Args:
       triggers: They are known by their position in this list.
       now: The time at which the run begins, in seconds.
+      at_each_end: The positions of those that fire at the end although they have fired at its step before.
     """
 
-    def __init__(self, triggers: Sequence[Trigger | None], now: float):
+    def __init__(self, triggers: Sequence[Trigger | None], now: float, at_each_end: Collection[int] = ()):
         self._triggers = list(triggers)
+        self._at_each_end = frozenset(at_each_end)
         self._fired = [now] * len(self._triggers)
         self._fired_at: list[int | None] = [None] * len(self._triggers)
 
@@ -63,16 +65,25 @@ class Agenda:
           now: The time, in seconds.
         """
         found = [position for position in range(len(self._triggers)) if self._is_due(position, moment, now)]
-        for position in found:
-            self._fired[position], self._fired_at[position] = now, moment.step
+        self.note_fired(found, moment.step, now)
         return found
+
+    def note_fired(self, positions: Iterable[int], step: int, now: float) -> None:
+        """Notes that triggers have fired at a step, maybe in the process before this one."""
+        for position in positions:
+            self._fired[position], self._fired_at[position] = now, step
+
+    def fired_at(self, step: int) -> list[int]:
+        """Returns the positions of the triggers that have fired at a step, the newest one of theirs."""
+        return [position for position, fired_at in enumerate(self._fired_at) if fired_at == step]
 
     def _is_due(self, position: int, moment: Moment, now: float) -> bool:
         trigger, seconds = self._triggers[position], now - self._fired[position]
         if trigger is None:
             return False
         if self._fired_at[position] == moment.step:
-            moment = Moment(moment.step, moment.epoch, new_step=False)
+            ended = moment.ended and position in self._at_each_end
+            moment = Moment(moment.step, moment.epoch, new_step=False, ended=ended)
         return trigger.is_due(dataclasses.replace(moment, seconds=seconds))
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+import types
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from trainloop.agenda import Agenda
@@ -15,20 +15,21 @@ from trainloop.interrupts import Interrupted, Interrupts
 from trainloop.position import Positioned
 from trainloop.reporting import ReportWindow
 from trainloop.results import History
-from trainloop.triggers import Moment
+from trainloop.triggers import Moment, Trigger
 
 if TYPE_CHECKING:
     from trainloop.trainer import Trainer
 
 REPORT, EVALUATE, CALLBACKS = 0, 1, 2  # positions in a run's agenda
+_NOTHING: Mapping[str, Any] = types.MappingProxyType({})
 
 
 class BetweenChunks(Positioned):
-    """What a `Trainer` does between two chunks, always in the same order; and what a signal has kept it from doing.
+    """What a `Trainer` does between two chunks, always in the same order; and how far it has come with that.
 
-    A pass over data (an evaluation, a prediction) that finds a signal noted is left between two of its own chunks. What
-    it was a part of is then undone, and stands in the checkpoint as still to be done: whoever goes on from there does
-    it first.
+    Every checkpoint says what was done at its step and what was still to be done there, so that whoever goes on from it
+    does the rest, and nothing twice. A pass over data (an evaluation, a prediction) that finds a signal noted is left
+    between two of its own chunks: what it was a part of is undone, and is then still to be done.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -36,6 +37,10 @@ class BetweenChunks(Positioned):
         self.history = History()
         self._stop_reason: str | None = None
         self._logged: dict[str, Any] = {}
+
+    def _new_agenda(self, triggers: Sequence[Trigger | None]) -> Agenda:
+        """Returns the agenda of a fit; the checkpoint at the end is to hold all that was done at the last step."""
+        return Agenda(triggers, self.clock(), at_each_end=self._saves())
 
     def _do_what_is_due(
         self, agenda: Agenda, window: ReportWindow, sets: Mapping[str, Data], moment: Moment, interrupts: Interrupts
@@ -45,40 +50,74 @@ class BetweenChunks(Positioned):
             self._report(window.read(self.metrics, self.optimizers))
             if REPORT in due:  # a window that the end cuts short goes on where the run goes on
                 window.reset()
-        self._do([position for position in due if position != REPORT], sets, moment, interrupts)
+        self._do([position for position in due if position != REPORT], agenda, sets, moment.ended, interrupts)
 
-    def _do_what_was_left(self, agenda: Agenda, sets: Mapping[str, Data], interrupts: Interrupts) -> Moment | None:
-        """Does what a signal left undone at this step; returns when that was, or None where there is nothing."""
-        left, self._unfinished = self._unfinished, None
-        if left is None or left["moment"]["step"] != self.step:
-            return None
-        moment = Moment(**left["moment"])
-        agenda.due(moment, self.clock())  # so that nothing is due at this step once more
-        self.history.add(self.step, left["reported"])
-        self._logged = dict(left["logged"])
-        self._stop_reason = self._stop_reason or left["stop_reason"]
+    def _do_what_was_left(self, agenda: Agenda, sets: Mapping[str, Data], interrupts: Interrupts) -> bool:
+        """Does what was left undone at this step; returns whether what is due at the end is left too."""
+        progress = self._progress
+        if progress is None or progress["step"] != self.step:
+            return False
         positions = {name: position for position, name in enumerate(self._agenda_names())}
-        self._do([positions[name] for name in left["due"] if name in positions], sets, moment, interrupts)
-        return moment
+        done, due = ([positions[name] for name in progress[part] if name in positions] for part in ("done", "due"))
+        agenda.note_fired(done, self.step, self.clock())
+        if not self._has_something_left():
+            return False
+        self.history.add(self.step, progress["reported"])
+        self._logged = dict(progress["logged"])
+        self._stop_reason = self._stop_reason or progress["stop_reason"]
+        self._do(due, agenda, sets, progress["ended"], interrupts)
+        return self._stop_reason is not None and not progress["ended"]
 
     def _has_something_left(self) -> bool:
-        return self._unfinished is not None and self._unfinished["moment"]["step"] == self.step
+        progress = self._progress
+        if progress is None or progress["step"] != self.step:
+            return False
+        return bool(progress["due"]) or (progress["stop_reason"] is not None and not progress["ended"])
 
-    def _do(self, due: list[int], sets: Mapping[str, Data], moment: Moment, interrupts: Interrupts) -> None:
-        saves = [CALLBACKS + n for n, callback in enumerate(self.callbacks) if isinstance(callback, Checkpointing)]
+    def _do(
+        self, due: list[int], agenda: Agenda, sets: Mapping[str, Data], ended: bool, interrupts: Interrupts
+    ) -> None:
+        saves = self._saves()
         saving = min(saves, default=CALLBACKS + len(self.callbacks))
         for number, position in enumerate(due):
-            with self._undone_on_a_signal(due[number:], moment, interrupts):
+            with self._undone_on_a_signal(due[number:], agenda, ended, interrupts):
                 if position == EVALUATE:
                     self.history.add(self.step, self._evaluate(sets, None, EVAL_EVERY, "fit: eval_data"))
                     continue
                 callback, averaging = self.callbacks[position - CALLBACKS], self._averaging()
                 if position >= saving:  # what is reported after a save is cut away where the run is resumed there
                     self._report_logged()
-                if moment.ended and isinstance(callback, Checkpointing) and averaging is not None:
-                    averaging.measure(cast("Trainer", self))  # so that the last checkpoint is whole
+                if position in saves:
+                    if ended and averaging is not None:
+                        averaging.measure(cast("Trainer", self))  # so that the last checkpoint is whole
+                    self._note_progress(due[number + 1 :], agenda, ended)
                 callback.on_trigger(cast("Trainer", self))
         self._report_logged()
+        self._note_progress([], agenda, ended)
+
+    def _saves(self) -> list[int]:
+        """Returns the positions of what saves checkpoints."""
+        return [CALLBACKS + n for n, callback in enumerate(self.callbacks) if isinstance(callback, Checkpointing)]
+
+    def _note_progress(self, due: list[int], agenda: Agenda, ended: bool, logged: Mapping[str, Any] = _NOTHING) -> None:
+        """Notes what was done at this step and what is left to do there, for what is saved from now on.
+
+        Args:
+          due: The positions of what is still to be done.
+          agenda: Knows which triggers have fired.
+          ended: Whether that is the work at the end of `fit`.
+          logged: What was logged and not yet reported.
+        """
+        names = self._agenda_names()
+        self._progress = {
+            "step": self.step,
+            "ended": ended,
+            "done": [names[position] for position in agenda.fired_at(self.step)],
+            "due": [names[position] for position in due],
+            "reported": self.history.at(self.step) if due else {},
+            "logged": dict(logged),
+            "stop_reason": self._stop_reason,
+        }
 
     def _report_logged(self) -> None:
         if self._logged:
@@ -92,7 +131,9 @@ class BetweenChunks(Positioned):
             callback.on_report(cast("Trainer", self), metrics)
 
     @contextlib.contextmanager
-    def _undone_on_a_signal(self, due: list[int], moment: Moment, interrupts: Interrupts) -> Iterator[None]:
+    def _undone_on_a_signal(
+        self, due: list[int], agenda: Agenda, ended: bool, interrupts: Interrupts
+    ) -> Iterator[None]:
         """Lets a signal end the passes in the block, and puts back what the block has done by then."""
         states = {key: json.dumps(callback.get_state()) for key, callback in self._named_callbacks().items()}
         latest, logged, sizes = dict(self.latest_metrics), dict(self._logged), self._measure_logs()
@@ -106,14 +147,7 @@ class BetweenChunks(Positioned):
                     callback.set_state(json.loads(states[key]))
             self.latest_metrics, self._logged, self._stop_reason = latest, {}, stop_reason
             self._cut_log_files(sizes)
-            names = self._agenda_names()
-            self._unfinished = {
-                "moment": dataclasses.asdict(moment) | {"seconds": 0.0},
-                "due": [names[position] for position in due],
-                "reported": self.history.at(self.step),
-                "logged": logged,
-                "stop_reason": stop_reason,
-            }
+            self._note_progress(due, agenda, ended, logged)
             raise
 
     def _agenda_names(self) -> list[str]:

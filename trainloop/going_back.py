@@ -63,10 +63,14 @@ class GoingBack(BetweenChunks):
     def _traced_anew(self) -> Iterator[None]:
         compiled, self._loops = self._loops, {}
         by_xla, self.jit_compile = self.jit_compile, False
+        reports = dict(self._contracts.reports)
         try:
             yield
         finally:
             self._loops, self.jit_compile = compiled, by_xla
+            self._contracts.reports = reports  # those of the steps that the run makes
+            if self.workdir is not None:
+                self._contracts.write(self.workdir)
 
     def _go_back(self, step: int) -> data.Stream:
         """Puts the run back to a checkpoint of this `fit`; what is known by now of batches to leave out stays known."""

@@ -18,6 +18,10 @@ class Interrupted(BaseException):
     """
 
 
+class InterruptedReplay(Interrupted):
+    """Leaves steps that were made again, to be made again by the next process."""
+
+
 class Interrupts:
     """While it is open, the first SIGINT or SIGTERM is only noted, so that the loop can finish its chunk and save.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import difflib
 import pathlib
+import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectG
 from trainloop.store import PREFIX
 
 _Named = tuple[str, tuple[int, ...]]  # a variable's path, and its shape
+# What a run need not have had when it was saved: a callback that is new starts fresh, and so do other replicas.
+_MAY_BE_NEW = re.compile(r"averages|of_\d+_replicas")
 
 
 class Restored:
@@ -97,6 +100,8 @@ class Restored:
                 placed.add(node)
             own = {} if here is None else view.children(here)
             saved = {} if node is None else {child.local_name: child.node_id for child in self._nodes[node].children}
+            if here is self._checkpoint:
+                own = {name: child for name, child in own.items() if name in saved or not _MAY_BE_NEW.fullmatch(name)}
             prefix = f"{path}/" if path else ""
             queue.extend((prefix + name, own.get(name), saved.get(name)) for name in {**own, **saved})
         new = [named for variable, named in missing.items() if variable not in found]
@@ -111,6 +116,10 @@ class Restored:
         keys = (each.checkpoint_key for each in self._nodes[node].attributes if each.name == "VARIABLE_VALUE")
         return next(keys, None)
 
+    def restore_part(self, **part: Any) -> None:
+        """Reads one thing of the checkpoint once more, given by its name there; what was not saved stays as it is."""
+        tf.train.Checkpoint(**part).read(str(self._directory / PREFIX)).expect_partial()
+
     def restore_iterator(self, iterator: tf.data.Iterator) -> bool:
         """Puts an iterator of the training data where it stood; returns False where none was saved.
 
@@ -120,7 +129,7 @@ class Restored:
         if not any(key.startswith("iterator/") for key in self._shapes):
             return False
         try:
-            tf.train.Checkpoint(iterator=iterator).read(str(self._directory / PREFIX)).expect_partial()
+            self.restore_part(iterator=iterator)
         except tf.errors.OpError as error:
             raise ValueError(
                 f"fit: train_data= cannot be put where the run of {self._directory} stood: {error.message}. It is "

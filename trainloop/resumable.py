@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
+import tensorflow as tf
 import tf_keras
 from absl import logging
 
@@ -21,9 +22,10 @@ from trainloop.evaluator import Evaluator, Pass
 from trainloop.layer_paths import layer_paths
 from trainloop.origins import warn_user
 from trainloop.restored import Restored
-from trainloop.state import HostState, State
+from trainloop.state import HostState, State, replicas_of
 from trainloop.steps import GatheringLoop, SummingLoop
 from trainloop.transfer import was_loaded
+from trainloop.variables import paths_in
 from trainloop.workdir import Workdir
 
 
@@ -53,8 +55,9 @@ class Resumable(Evaluator):
         self.fitting = False
         self.state = State(self.model, self.optimizer, HostState(self._host_state, self._set_host_state))
         self._restored: Restored | None = None
+        self._of_replicas: dict[str, list[tf.Variable]] = {}
         self._log_sizes: list[int] | None = None
-        self._unfinished: dict[str, Any] | None = None
+        self._progress: dict[str, Any] | None = None
         self._data_shape: Any = None
         self._summed: list[str] | None = None
         self._given_seed, self._warned_of_weights = seed, False
@@ -113,6 +116,8 @@ class Resumable(Evaluator):
             whole = ("model", "optimizer") if built and self.optimizers else ("model",) if built else ()
             with self.state.without_iterator():  # which data the saved position is in is known when they are opened
                 self._restored = checkpoints.restore(self.state.checkpoint, step, whole)
+            self._of_replicas = {}
+            self._track_replicas()
         self._newest_seen = max(checkpoints.steps(), default=0)
         if changed := environment.differences(checkpoints.manifest(step)["environment"], self.environment()):
             logging.warning(
@@ -126,7 +131,7 @@ class Resumable(Evaluator):
         own = {key: each for key, each in self.optimizers.items() if not keras_hooks.has_schedule(each)}
         several = len(self.optimizers) > 1
         found = {
-            f"learning_rate of optimizer[{key!r}]" if several else "learning_rate": f"{float(each.learning_rate):.6g}"
+            f"learning_rate of optimizer[{key!r}]" if several else "learning_rate": f"{each.learning_rate.numpy():.6g}"
             for key, each in own.items()
         }
         return found if self._given_seed is None else found | {"seed": self.seed}
@@ -181,6 +186,27 @@ class Resumable(Evaluator):
         states = {path: keras_hooks.states_kept_between_batches(layer) for path, layer in recurrent.items()}
         self.state.track_layer_states({path: of_layer for path, of_layer in states.items() if of_layer})
 
+    def _track_replicas(self) -> None:
+        """Adds what each replica has of its own, and puts back what was saved of it.
+
+        TensorFlow saves the mean of the replicas, or their sum: of statistics that are not synchronized, of metrics.
+        """
+        number = self.strategy.num_replicas_in_sync
+        if number == 1:
+            return
+        of_each = {path: variable.deref() for variable, path in paths_in(self.state.checkpoint).items()}
+        found = {
+            path: list(variable.values)
+            for path, variable in of_each.items()
+            if isinstance(variable, tf.distribute.DistributedValues)
+            and variable.synchronization is tf.VariableSynchronization.ON_READ
+            and path not in self._of_replicas
+        }
+        self._of_replicas |= found
+        self.state.track_replicas(number, self._of_replicas)
+        if found and self._restored is not None:  # they have been filled from what was saved of them together
+            self._restored.restore_part(**{replicas_of(number): found})
+
     def _averaging(self) -> WeightAveraging | None:
         return next((callback for callback in self.callbacks if isinstance(callback, WeightAveraging)), None)
 
@@ -189,7 +215,7 @@ class Resumable(Evaluator):
             "seed": self.seed,
             "log_size": self._measure_logs(),
             "latest_metrics": _to_json(self.latest_metrics),
-            "unfinished": None if self._unfinished is None else _to_json(self._unfinished),
+            "progress": None if self._progress is None else _to_json(self._progress),
             "data": self._data_shape,
             "scalars": self._summed,
             "callbacks": {key: callback.get_state() for key, callback in self._named_callbacks().items()},
@@ -198,11 +224,11 @@ class Resumable(Evaluator):
     def _set_host_state(self, state: dict[str, Any]) -> None:
         self.seed, self._log_sizes = state["seed"], state["log_size"]
         self._data_shape, self._summed = state["data"], state["scalars"]
-        self.latest_metrics, self._unfinished = _from_json(state["latest_metrics"]), state["unfinished"]
+        self.latest_metrics, self._progress = _from_json(state["latest_metrics"]), state["progress"]
         for key, callback in self._named_callbacks().items():
             if key in state["callbacks"]:
                 callback.set_state(state["callbacks"][key])
-            elif callback.get_state():
+            elif type(callback).get_state is not Callback.get_state:
                 logging.warning("%s was not there when the checkpoint was saved; it starts fresh", key)
 
     def _logs(self) -> list[pathlib.Path]:

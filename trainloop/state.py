@@ -92,6 +92,15 @@ class State:
         if not hasattr(self.checkpoint, "layer_states") and states:
             self.checkpoint.layer_states = {path: list(of_layer) for path, of_layer in states.items()}
 
+    def track_replicas(self, number: int, of_each: Mapping[str, Sequence[tf.Variable]]) -> None:
+        """Adds what each replica has of its own of a variable, by the variable's path."""
+        setattr(self.checkpoint, replicas_of(number), dict(of_each))
+
+
+def replicas_of(number: int) -> str:
+    """Returns the name that the replicas' own values go by in a checkpoint, where there are so many of them."""
+    return f"of_{number}_replicas"
+
 
 def new_window() -> tf.Variable:
     """Returns sums for one report window, all zero; of fixed length, so that it can exist before a step is traced."""

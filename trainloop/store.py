@@ -122,9 +122,7 @@ class Store:
     def supersede(self, *, after: int) -> None:
         """Moves the checkpoints after a step aside: the run was put back there, and goes another way."""
         aside = [self._named(step, again) for step, again in self._committed() if step > after]
-        for path in reversed(
-            aside
-        ):  # the newest first: a kill in between leaves none that comes after one that is gone
+        for path in reversed(aside):  # so that a kill in between leaves none that comes after one that is gone
             path.rename(self._free_name(f"superseded_{path.name}"))
         if aside:
             manifest.sync(self.directory)

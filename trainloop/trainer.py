@@ -19,7 +19,7 @@ from trainloop.callbacks import NonFiniteLossError
 from trainloop.contract_report import ContractReport
 from trainloop.evaluator import Data, run_all
 from trainloop.going_back import GoingBack
-from trainloop.interrupts import Interrupted, Interrupts
+from trainloop.interrupts import Interrupted, InterruptedReplay, Interrupts
 from trainloop.losses import LossSpec, Metrics
 from trainloop.monte_carlo import Sampling
 from trainloop.phase import Phase, check_phase
@@ -237,11 +237,11 @@ class Trainer(GoingBack):
                 while True:
                     try:
                         with self._fit_hooks(), self._in_phase(Phase.TRAIN, why):
-                            self._train(stream, total, Agenda(triggers, self.clock()), sets, interrupts)
+                            self._train(stream, total, self._new_agenda(triggers), sets, interrupts)
                         break
                     except NonFiniteLossError as error:
                         stream, why = self._go_on_after(error)
-                    except Interrupted:  # in the midst of a replay, which is to be made again
+                    except InterruptedReplay:
                         break
         interrupts.act(self._where_it_stands())
         return self.history
@@ -287,10 +287,10 @@ class Trainer(GoingBack):
         pace, window = Pace(), ReportWindow(self.state.window)
         try:
             self._make_going_back_possible()
-            left = self._do_what_was_left(agenda, sets, interrupts)
+            end_is_left = self._do_what_was_left(agenda, sets, interrupts)
             # A hook may know that the run is over, and data that stood at the end of an epoch have begun the next one.
             ended = self._stop_reason is not None or total.is_reached(self.step, self.epoch)
-            if left is not None and self._stop_reason is not None and not left.ended:
+            if end_is_left:
                 self._do_what_is_due(agenda, window, sets, self._end(), interrupts)
             while not ended:
                 if self.state.epoch_step == 0 or (not stream.has_epochs and window.is_empty):
@@ -314,9 +314,9 @@ class Trainer(GoingBack):
                 if interrupts.received and not ended:
                     ended = True
                     self._save()
+        except InterruptedReplay:
+            raise
         except Interrupted:
-            if self._unfinished is None:
-                raise
             self._save()
         self.history.stop_reason = self._stop_reason
 
@@ -380,6 +380,7 @@ class Trainer(GoingBack):
         averaging = self._averaging()
         if averaging is not None and averaging.bn_data is not None:
             self._pass_over(averaging.bn_data, None, Phase.UPDATE_BN, "WeightAveraging: bn_data")
+        self._track_replicas()
 
     def _build_models(self, stream: data.Stream) -> None:
         """Traces the step for nothing but the variables that it makes, where a model has not made all of its own."""
@@ -437,8 +438,9 @@ class Trainer(GoingBack):
                 try:
                     raise stop.find(self, self.step)
                 except Interrupted:
-                    self._unfinished = None  # what the checkpoint had left is still left there
-                    raise
+                    assert self._restored is not None  # a replay begins by that
+                    self._go_back(self._restored.step)  # what was made again was not reported, nor seen by callbacks
+                    raise InterruptedReplay from None
         if not ran.out_of_data:
             return
         if self.state.epoch_step == 0:

@@ -146,6 +146,20 @@ def test_a_resumed_run_ends_with_the_same_averages(make_trainer, pairs, tmp_path
     np.testing.assert_array_equal(resumed.predict(pairs), unbroken.predict(pairs))
 
 
+def test_averages_that_are_new_in_a_resumed_run_start_fresh(make_trainer, pairs, tmp_path, caplog):
+    make_trainer(Checkpointing(Every(steps=3)), workdir=tmp_path).fit(pairs, steps=3)
+    averaging = WeightAveraging(ema=0.9)
+    trainer = make_trainer(averaging, workdir=tmp_path)
+    with caplog.at_level("WARNING"):
+        trainer.restore_or_initialize()
+    assert "WeightAveraging was not there when the checkpoint was saved; it starts fresh" in caplog.text
+    trainer.fit(pairs, steps=4)
+    with averaging.applied(trainer):  # of one step, which is those of that step
+        averages = trainer.model.get_weights()
+    for average, weights in zip(averages, trainer.model.get_weights(), strict=True):
+        np.testing.assert_allclose(average, weights, rtol=1e-6)
+
+
 def test_a_restored_run_predicts_with_the_averages(make_trainer, pairs, tmp_path):
     trained = make_trainer(WeightAveraging(ema=EMA), Checkpointing(), workdir=tmp_path)
     trained.fit(pairs, steps=5)

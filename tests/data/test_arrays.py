@@ -98,6 +98,15 @@ def test_a_nest_of_arrays_gives_batches_of_that_nest(arrays: Any) -> None:
         assert row.dtype == tf.constant(leaf).dtype
 
 
+def test_a_list_of_inputs_is_a_tuple_in_a_batch() -> None:
+    """As Keras users write the inputs of a model that has several; TensorFlow would stack them."""
+    one, other = np.zeros([6, 3]), np.ones([6, 3])
+    source = data.from_arrays(([one, other], {"y": [one, other]}), batch_size=4)
+    (inputs, targets) = next(iter(source.once))
+    assert [each.shape for each in (*inputs, *targets["y"])] == [(4, 3)] * 4
+    assert isinstance(inputs, tuple)
+
+
 def test_the_arrays_of_a_nest_keep_their_rows_together() -> None:
     for x, y in data.from_arrays((NUMBERS, NUMBERS**2), batch_size=BATCH).endless(1, 0, 0).take(4):
         np.testing.assert_array_equal(x**2, y)

@@ -16,7 +16,7 @@ class ArrayData(RowData):
     """Arrays in batches; made by `from_arrays`."""
 
     def __init__(self, arrays: Any, **options: Any):
-        arrays = tf.nest.map_structure(_as_array, arrays)
+        arrays = tf.nest.map_structure(_as_array, _lists_as_tuples(arrays))
         leaves = tf.nest.flatten(arrays)
         if not leaves:
             raise ValueError(f"from_arrays: arrays={arrays!r} holds no array")
@@ -69,7 +69,8 @@ def from_arrays(
 
     Args:
       arrays: A NumPy array or a nest of them (`x`, `(x, y)`, `(x, y, sample_weight)`, a dict) with the same number of
-        rows. Some may be memory-mapped and others not.
+        rows. Some may be memory-mapped and others not. A list of arrays is a tuple in a batch, since TensorFlow would
+        make one tensor of it.
       batch_size: Rows in a batch; the last one of an epoch may have fewer.
       shuffle: Whether `fit` sees the rows in a new order each epoch.
       seed: Of the order, and of what `augment_fn` draws; by default the run's seed.
@@ -94,6 +95,14 @@ def from_arrays(
       3
     """
     return ArrayData(arrays, batch_size=batch_size, shuffle=shuffle, seed=seed, map_fn=map_fn, augment_fn=augment_fn)
+
+
+def _lists_as_tuples(nest: Any) -> Any:
+    if isinstance(nest, dict):
+        return {key: _lists_as_tuples(part) for key, part in nest.items()}
+    if type(nest) in (list, tuple):
+        return tuple(map(_lists_as_tuples, nest))
+    return nest
 
 
 def _as_array(value: Any) -> np.ndarray:
