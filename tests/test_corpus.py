@@ -18,6 +18,9 @@ from trainloop import Phase, contract
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = [name for name, model in HEALTHY.items() if model.kind != "application" and not model.is_large]
+# Of the kinds with many models that differ in one layer, every third.
+SIMILAR = [name for name in SMALL if HEALTHY[name].kind in ("recurrent", "regularised")]
+PASSING = [name for name in SMALL if name not in SIMILAR or SIMILAR.index(name) % 3 == 0]
 EXPOSED = (Phase.TRAIN, Phase.EVAL)  # PREDICT is EVAL here
 # Of two mutations that differ in the value alone, the first.
 SAMPLE = list({re.sub("True|False", "...", MUTANTS[name].mutation): name for name in reversed(one_of_each())}.values())
@@ -39,7 +42,7 @@ IN_A_TRAINER = [
 ]
 
 
-@pytest.mark.parametrize("name", [*SMALL, "MobileNetV2"])
+@pytest.mark.parametrize("name", [*PASSING, "MobileNetV2"])
 def test_a_healthy_model_passes_in_every_phase(name):
     subject = fresh(HEALTHY[name].build)
     for phase in phases_of(subject):
@@ -127,12 +130,12 @@ def test_the_program_prints_the_table():
         "-m",
         "tests.corpus",
         "--processes=1",
-        "--match=training=1 hard-wired: drop of Forwarding",
+        "--match=training=1 hard-wired: drop of Forwarding (eager)",
     ]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     assert "nothing missed, no false alarm" in ran.stdout
-    assert "| training=1 hard-wired | 4 | 8 | 0 | 0 | " in ran.stdout
+    assert "| training=1 hard-wired | 1 | 2 | 0 | 0 | " in ran.stdout
 
 
 def test_the_page_has_a_place_for_the_table():

@@ -247,10 +247,10 @@ class AnyRun(RuleBasedStateMachine):
         self.scores = None
 
 
-AnyOrder.TestCase.settings = hypothesis.settings(max_examples=25, stateful_step_count=12)
+AnyOrder.TestCase.settings = hypothesis.settings(max_examples=15, stateful_step_count=12)
 # Each example compiles its steps anew: to make a failing one smaller would take longer than to read it.
 AnyRun.TestCase.settings = hypothesis.settings(
-    max_examples=6, stateful_step_count=10, phases=[hypothesis.Phase.generate]
+    max_examples=4, stateful_step_count=10, phases=[hypothesis.Phase.generate]
 )
 TestCallsInAnyOrder = AnyOrder.TestCase
 TestRunsInAnyOrder = AnyRun.TestCase

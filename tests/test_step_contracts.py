@@ -210,7 +210,8 @@ def test_a_dead_dropout_is_a_warning():
     trainer = make(Forgetful())
     with pytest.warns(UserWarning, match="never calls: dead") as caught:
         trainer.fit(PAIRS, steps=1)
-    assert caught[0].filename == __file__  # where fit was called, not somewhere in the package
+    [place] = [each.filename for each in caught if "never calls" in str(each.message)]  # tf-keras 2.18 warns of its own
+    assert place == __file__  # where fit was called, not somewhere in the package
 
 
 class Unkeyed(Trainer):
