@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -94,6 +95,7 @@ class RowData(AddressedData):
         self.augment_fn = augment_fn
         self.shape = [rows, batch_size]
         self.steps_per_epoch = math.ceil(rows / batch_size)
+        self._from_position = functools.lru_cache(maxsize=1)(self._trace)
 
     def order(self, seed: int, epoch: int) -> Order | InOrder:
         """Returns the order of the rows in an epoch."""
@@ -101,9 +103,26 @@ class RowData(AddressedData):
 
     def endless(self, run_seed: int, epoch: int, batch: int) -> tf.data.Dataset:
         """Returns the batches from a position on, epoch after epoch, shuffled and augmented, without an end."""
-        seed = run_seed if self.seed is None else self.seed
-        first_step = epoch * self.steps_per_epoch + batch
-        return self._prepared(self._row_numbers(seed, epoch, batch).enumerate(first_step), seed, augment=True)
+        made, spec = self._from_position(run_seed if self.seed is None else self.seed)
+        with tf.device("CPU"):
+            variant = made(tf.constant(epoch, tf.int64), tf.constant(batch, tf.int64))
+        return tf.data.experimental.from_variant(variant, spec)
+
+    def _trace(self, seed: int) -> tuple[Any, Any]:
+        """Returns what makes the dataset of a position, traced once: that is most of what it costs to seek."""
+        specs: list[Any] = []
+
+        def make(epoch: tf.Tensor, batch: tf.Tensor) -> tf.Tensor:
+            first_step = epoch * self.steps_per_epoch + batch
+            dataset = self._prepared(self._row_numbers(seed, epoch, batch).enumerate(first_step), seed, augment=True)
+            specs.append(dataset.element_spec)
+            return tf.data.experimental.to_variant(dataset)
+
+        number = tf.TensorSpec([], tf.int64)
+        with warnings.catch_warnings():  # what draws has a key in place of that seed, or is told of when `fit` begins
+            warnings.filterwarnings("ignore", r"Seed \d+ from outer graph might be getting used", UserWarning)
+            made = tf.function(make, autograph=False).get_concrete_function(number, number)
+        return made, specs[-1]
 
     @functools.cached_property
     def once(self) -> tf.data.Dataset:
@@ -115,7 +134,7 @@ class RowData(AddressedData):
         """Returns the rows of these numbers as a batch; called in a graph."""
         raise NotImplementedError
 
-    def _row_numbers(self, seed: int, epoch: int, batch: int) -> tf.data.Dataset:
+    def _row_numbers(self, seed: int, epoch: tf.Tensor, batch: tf.Tensor) -> tf.data.Dataset:
         """Returns the numbers of the rows in each batch from a position on.
 
         Python is asked for them a block of batches at a time; no block reaches over the end of an epoch.
@@ -125,14 +144,14 @@ class RowData(AddressedData):
         first = epoch * blocks + batch // length
         order_of = functools.lru_cache(maxsize=1)(functools.partial(self.order, seed))
 
-        def block(number: np.ndarray) -> np.ndarray:
+        def block(number: np.ndarray, start: np.ndarray) -> np.ndarray:
             in_epoch, place = divmod(int(number), blocks)
-            begin = batch if number == first else place * length
             end = (place + 1) * length
-            return order_of(in_epoch).between(begin * self.batch_size, end * self.batch_size)
+            return order_of(in_epoch).between(int(start) * self.batch_size, end * self.batch_size)
 
         def batches(number: tf.Tensor) -> tf.data.Dataset:
-            rows = tf.ensure_shape(tf.numpy_function(block, [number], tf.int64, stateful=False), [None])
+            start = tf.where(number == first, batch, number % blocks * length)
+            rows = tf.ensure_shape(tf.numpy_function(block, [number, start], tf.int64, stateful=False), [None])
             return tf.data.Dataset.from_tensor_slices(rows).batch(self.batch_size)
 
         return tf.data.Dataset.range(first, _ENDLESS).flat_map(_not_converted(batches))
