@@ -1,7 +1,7 @@
 # Everything runs in .venv, which is made when first needed, and again when pyproject.toml changes.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help train test versions corpus lint types format clean
+.PHONY: help train test versions corpus bench lint types format clean
 
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -19,6 +19,7 @@ help:
 	@echo "make test      lint, types and all tests; WORKERS=1 runs them in one process"
 	@echo "make versions  the tests of phases on each supported TensorFlow; ARGS=... goes to nox (ARGS='-s phases-2.18')"
 	@echo "make corpus    every healthy model and every mutant in every phase; writes the table in docs/phase_truth.md"
+	@echo "make bench     speed beside other training loops; writes docs/performance.md; ARGS=... adds flags (ARGS=--rounds=3)"
 	@echo "make lint      ruff: rules and format"
 	@echo "make types     pyright"
 	@echo "make format    rewrite the files as ruff would have them"
@@ -37,6 +38,15 @@ versions: .venv/installed
 # Some twenty minutes on two cores. Fails where a mutant is missed or a healthy model raises.
 corpus: .venv/installed
 	$(BIN)/python -m tests.corpus --processes=$(WORKERS) --write=docs/phase_truth.md $(ARGS)
+
+# Some twenty-five minutes on two cores with nothing else to do.
+bench: .venv/orbit/installed
+	$(BIN)/python -m benchmarks.speed --write=docs/performance.md $(ARGS)
+
+# In a directory of its own, without what it depends on: only the process that runs Orbit looks there.
+.venv/orbit/installed: benchmarks/requirements.txt .venv/installed
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .venv/orbit --requirement $<
+	@touch $@
 
 lint: .venv/installed
 	$(BIN)/ruff check

@@ -19,6 +19,7 @@ OTHER_TESTS = frozenset(
         "test_bad_input.py",
         "test_batch_nests.py",
         "test_batches.py",
+        "test_benchmarks.py",
         "test_checkpoint.py",
         "test_doctests.py",
         "test_documents.py",

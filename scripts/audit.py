@@ -5,9 +5,7 @@ model is that of a config, audited on a batch of its training data, or any other
 """
 
 import inspect
-import os
 import pathlib
-import sys
 import traceback
 import urllib.error
 from collections.abc import Mapping
@@ -79,7 +77,6 @@ def audited_model() -> Any:
 def named_model() -> Any:
     """Returns the model that --model names."""
     name = flags.FLAGS.model
-    sys.path.insert(0, os.getcwd())  # as `python -m` does
     found = launch.find(name, "--model")
     if isinstance(found, type) or not hasattr(found, "submodules"):
         found = made_by(found, name)

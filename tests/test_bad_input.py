@@ -147,6 +147,8 @@ class Hook(Callback):
         (lambda: {"callbacks": None}, TypeError, r"callbacks=None is a NoneType; give a list"),
         (lambda: {"callbacks": [print]}, TypeError, r"callbacks\[0\]=.*print.* is no callback; it must be a"),
         (lambda: {"report_every": 5}, TypeError, r"report_every=5 is not a trigger; .*; write Every\(steps=5\)"),
+        (lambda: {"callback": []}, TypeError, r"Trainer has no argument callback=; did you mean callbacks=\?"),
+        (lambda: {"colour": 3}, TypeError, r"Trainer has no argument colour=; it takes model=, optimizer=, loss="),
         (lambda: {"microbatches": 0}, ValueError, r"microbatches=0 must be a positive whole number"),
         (lambda: {"seed": -1}, ValueError, r"seed=-1 must be a whole number from 0 to 2\*\*63 - 1, or None"),
     ],
@@ -253,6 +255,38 @@ def test_endless_data_has_no_epoch(
 ) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
         make(workdir, **options).fit(batches().repeat(), **arguments)
+    assert not workdir.exists()
+
+
+class Returns(Callback):
+    def __init__(self, state: Any):
+        self.state = state
+
+    def get_state(self) -> Any:
+        return self.state
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (5, "returned 5; it must return a dict of JSON values"),
+        ({"best": np.float32(1)}, r"returned best=np\.float32\(1\.0\), which is no JSON value; write float\(\.\.\.\)"),
+        ({"step": tf.constant(3)}, r"returned step=<tf.Tensor.*>, which is no JSON value; write int\(\.\.\.\)"),
+        (
+            {"seen": X[0, :1]},
+            r"returned seen=array\(.*\), which is no JSON value; write numpy.asarray\(\.\.\.\)\.tolist",
+        ),
+        (
+            {"seen": {1}},
+            r"returned seen=\{1\}, which is no JSON value; give numbers, strings, booleans, None, or lists",
+        ),
+    ],
+)
+def test_a_state_that_cannot_be_saved_is_named_before_the_first_step(
+    workdir: pathlib.Path, state: Any, message: str
+) -> None:
+    with pytest.raises(TypeError, match=rf"^Returns\.get_state\(\) {message}"):
+        make(workdir, callbacks=[Returns(state)]).fit(arrays(), steps=1)
     assert not workdir.exists()
 
 

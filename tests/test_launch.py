@@ -348,3 +348,11 @@ def test_command_with_replaces_flags_in_both_spellings(monkeypatch: pytest.Monke
         sys, "argv", ["scripts/train.py", "--steps=3", "--config=a b.py", "--steps", "4", "--workdir=w"]
     )
     assert summary.command_with(steps=9) == "python scripts/train.py '--config=a b.py' --workdir=w --steps=9"
+
+
+def test_a_program_without_a_workdir_that_is_stopped_has_nothing_to_continue(place):
+    program = "def main(config, workdir):\n    raise KeyboardInterrupt\n"
+    program += "launch.run(main, without_workdir=True, in_other_processes=True)\n"
+    (place / "stopped.py").write_text(LIGHT.partition("launch.run(")[0] + program)
+    result = run(place, "stopped.py")
+    assert (result.returncode, result.stderr) == (130, "stopped\n")

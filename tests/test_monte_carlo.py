@@ -1,5 +1,6 @@
 """MC_PREDICT through a Trainer: what is drawn, what stays as it is, and what the samples are put together to."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import tf_keras
 from tf_keras import layers
 
 import trainloop
-from trainloop import Every, Inference, Phase, StepResult, Trainer, data
+from trainloop import Every, Inference, Phase, StepResult, Trainer, data, monte_carlo, replays
 
 MC = Phase.MC_PREDICT
 RNG = np.random.default_rng(0)
@@ -39,6 +40,31 @@ def classifier(rate=0.5, **options):
     )
     options = {"loss": "sparse_categorical_crossentropy", "metrics": ["accuracy"]} | options
     return trainer(net, optimizer="sgd", **options)
+
+
+@pytest.fixture
+def one_by_one(monkeypatch):
+    """Returns a function after which every step that is traced draws its samples one after the other."""
+
+    def refuse(sample, outputs):
+        raise replays.NotReplayableError("asked for by the test")
+
+    return lambda: monkeypatch.setattr(replays.Sample, "replay", refuse)
+
+
+@pytest.fixture
+def blocks(monkeypatch):
+    """Returns the sizes of the blocks in which steps are traced, those that draw one sample at a time included."""
+    sizes = []
+    over_blocks = monte_carlo._over_blocks
+
+    def noting(draw, take_in, start, samples, size, blocks):
+        state = over_blocks(draw, take_in, start, samples, size, blocks)
+        sizes.append((size, blocks))
+        return state
+
+    monkeypatch.setattr(monte_carlo, "_over_blocks", noting)
+    return sizes
 
 
 def entropy(p):
@@ -143,29 +169,36 @@ STOCHASTIC = {
     "gaussian noise": (sequential(layers.GaussianNoise(1.0)), X),
     "stochastic depth": (sequential(StochasticDepth()), X),
     "spatial dropout": (lambda: tf_keras.Sequential([layers.SpatialDropout1D(0.5)]), SEQUENCES),
-    "lstm": (lambda: tf_keras.Sequential([layers.LSTM(5, dropout=0.5, recurrent_dropout=0.5)]), SEQUENCES),
-    "gru": (lambda: tf_keras.Sequential([layers.GRU(5, recurrent_dropout=0.5)]), SEQUENCES),
+    "lstm": (lambda: tf_keras.Sequential([layers.LSTM(5, dropout=0.5)]), SEQUENCES),
+    "gru": (lambda: tf_keras.Sequential([layers.GRU(5, dropout=0.5, recurrent_dropout=0.5)]), SEQUENCES),
     "attention": (attention, SEQUENCES),
     "time distributed": (lambda: tf_keras.Sequential([layers.TimeDistributed(layers.Dropout(0.5))]), SEQUENCES),
-    "bidirectional": (lambda: tf_keras.Sequential([layers.Bidirectional(layers.LSTM(3, dropout=0.5))]), SEQUENCES),
+    "bidirectional": (lambda: tf_keras.Sequential([layers.Bidirectional(layers.SimpleRNN(3, dropout=0.5))]), SEQUENCES),
     "subclassed": (Block, X),
     "hard-wired off": (hard_wired, X),
 }
 
 
 @pytest.mark.parametrize("kind", STOCHASTIC)
-def test_every_kind_of_dropout_and_noise_is_drawn(kind):
+def test_every_kind_of_dropout_and_noise_is_drawn_alike_in_blocks_and_alone(kind, one_by_one, blocks, monkeypatch):
     build, x = STOCHASTIC[kind]
+    monkeypatch.setattr(monte_carlo, "_blocks", lambda samples, size: (3, 2))  # the last one is filled up
     made = trainer(build())
     plain = made.predict(batches(x))
     before = made.model.get_weights()
-    found = made.predict(batches(x), phase=MC, samples=3, keep_samples=True)
-    first, second, third = found.samples
-    assert not np.array_equal(first, second)
-    assert not np.array_equal(second, third)
+    found = made.predict(batches(x), phase=MC, samples=6, keep_samples=True)
+    for one, other in itertools.combinations(found.samples, 2):
+        assert not np.array_equal(one, other)
     assert found.mean.shape == plain.shape
     for ours, theirs in zip(made.model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(ours, theirs)
+    one_by_one()
+    alone = trainer(made.model).predict(batches(x), phase=MC, samples=6, keep_samples=True)
+    assert blocks == [(3, 2), (1, 5)]
+    np.testing.assert_array_equal(found.samples == 0, alone.samples == 0)  # what is dropped, to the bit
+    np.testing.assert_allclose(found.samples, alone.samples, atol=1e-5)
+    np.testing.assert_allclose(found.mean, alone.mean, atol=1e-5)
+    np.testing.assert_allclose(found.std, alone.std, atol=1e-5)
 
 
 def test_augmentation_is_off_and_batch_norm_uses_what_it_has():

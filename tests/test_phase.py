@@ -264,6 +264,15 @@ def test_a_phase_is_never_a_string_or_a_bool(given, said):
         check_phase(given)
 
 
+def test_who_makes_up_a_phase_is_told_which_there_are():
+    with pytest.raises(
+        ValueError, match=r"^Phase\('test'\) is none .* Phase.TRAIN, .*: a test set is evaluated in Phase.EVAL$"
+    ):
+        Phase("test")
+    with pytest.raises(ValueError, match=r"^Phase\(True\) is none of the phases, which are .* Phase.UPDATE_BN$"):
+        Phase(True)
+
+
 def test_a_phase_that_does_not_serve_is_named():
     assert check_phase(Phase.EVAL, (Phase.EVAL,)) is Phase.EVAL
     with pytest.raises(ValueError, match=r"evaluate=Phase.TRAIN does not serve here; it must be .*Phase.EVAL$"):

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gc
 import json
 import os
 import pathlib
@@ -333,11 +334,18 @@ def test_a_run_that_a_callback_knows_to_be_over_makes_no_further_step(tmp_path: 
     assert len(again.history) == 0
 
 
-def test_a_new_callback_starts_fresh(tmp_path: pathlib.Path) -> None:
+def test_a_new_callback_starts_fresh_and_one_that_is_gone_is_named(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
     script(tmp_path, steps=5)
     stops = StopsForGood()
     assert script(tmp_path, stops, steps=6).step == 6
     assert not stops.over
+    caplog.clear()
+    script(tmp_path, steps=6)
+    assert (
+        "StopsForGood is not there now, and was when the checkpoint was saved; its state is dropped" in caplog.messages
+    )
 
 
 def test_the_seed_belongs_to_the_run(tmp_path: pathlib.Path) -> None:
@@ -461,9 +469,17 @@ def test_a_checkpoint_fits_whatever_was_looked_at_before_the_optimizer_was_built
 # The widths of the layers, the optimizer and the metrics, where what was saved is 8 and 1, Adam with amsgrad, and one.
 OTHERS = {
     "other widths": ((9, 1), {}, r"kernel has the shape \(4, 9\) and was saved with \(4, 8\)"),
-    "one more layer": ((8, 1, 1), {}, r"-2/kernel was not saved \(shape .* and \d+ more"),
+    "one more layer": (
+        (8, 1, 1),
+        {},
+        r"Trainer: model/layer_with_weights-2/kernel was not saved \(shape .* and \d+ more",
+    ),
     "one layer less": ((8,), {}, r"model/layer_with_weights-1/kernel was saved and is not there"),
-    "another optimizer": ((8, 1), {"optimizer": "sgd"}, r"optimizer/_variables/2 has the shape"),
+    "another optimizer": (
+        (8, 1),
+        {"optimizer": "sgd"},
+        r"Trainer: the run's optimizer is Adam, this one is SGD; optimizer/_variables/2 has the shape",
+    ),
     "fewer slots": ((8, 1), {"optimizer": "adam"}, r"optimizer/_variables/10 was saved and is not there"),
     "another metric": ((8, 1), {"metrics": ["mae", "mse"]}, r"metrics/1/total was not saved"),
 }
@@ -480,7 +496,7 @@ def test_the_checkpoint_of_another_model_is_refused_by_name(
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     again = options | {"optimizer": tf_keras.optimizers.Adam(amsgrad=True)} | changed
     trainer = Trainer(layers(*widths, built=built), **again)
-    with pytest.raises(ValueError, match=rf"^restore: .*step_00000001 does not fit this Trainer: .*{message}"):
+    with pytest.raises(ValueError, match=rf"^restore: .*step_00000001 does not fit this .*{message}"):
         trainer.restore_or_initialize() and trainer.fit(arrays(), steps=2)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
@@ -579,10 +595,16 @@ class Interrupt(Kill):
     ("number", "left"), [(signal.SIGINT, KeyboardInterrupt()), (signal.SIGTERM, SystemExit(143))], ids=["INT", "TERM"]
 )
 def test_a_run_that_was_interrupted_is_saved_and_goes_on(
-    tmp_path: pathlib.Path, unbroken: Callable[[str], Any], number: signal.Signals, left: BaseException
+    tmp_path: pathlib.Path,
+    caplog: pytest.LogCaptureFixture,
+    unbroken: Callable[[str], Any],
+    number: signal.Signals,
+    left: BaseException,
 ) -> None:
     with pytest.raises(type(left)) as caught:
         script(tmp_path, Interrupt(8, number))
+    told = caplog.messages if number is signal.SIGTERM else caught.value.__notes__
+    assert [each.partition(",")[0] for each in told] == ["stopped at step 8"]
     assert caught.value.args == left.args
     assert (tmp_path / "checkpoints" / "step_00000008").is_dir()
     assert state(script(tmp_path)) == unbroken("arrays")[0]
@@ -679,16 +701,60 @@ def test_a_generator_begins_its_epoch_again(tmp_path: pathlib.Path) -> None:
     assert (resumed.step, resumed.epoch) == (5 + ROWS, 1)
 
 
-def test_other_data_than_was_saved_is_refused_or_begun_anew(tmp_path: pathlib.Path) -> None:
+def test_other_data_than_was_saved_is_refused_or_begun_anew(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
     tf_keras.utils.set_random_seed(1)
     trainer_for(tmp_path, sequential()).fit(endless(), steps=5)
     trainer = trainer_for(tmp_path, sequential())
     trainer.restore_or_initialize()
     other = plain(tf.data.Dataset.from_tensor_slices((X, Y)).batch(BATCH).repeat())
+    caplog.clear()
     with pytest.raises(ValueError, match=r"^fit: train_data= cannot be put where the run of .*restart_data=True"):
         trainer.fit(other, steps=6)
+    gc.collect()
+    assert not caplog.records, "TensorFlow lists all of the checkpoint that was not asked for"
     trainer.fit(other, steps=6, restart_data=True)
     assert trainer.step == 6
+
+
+def larger_batches() -> tf.data.Dataset:
+    return plain(tf.data.Dataset.from_tensor_slices((X, Y)).shuffle(ROWS).batch(2 * BATCH).prefetch(2))
+
+
+@pytest.mark.parametrize(
+    ("saved", "now", "changed"),
+    [
+        (arrays, dataset, f"{ROWS} rows in batches of {BATCH} then, a tf.data.Dataset now"),
+        (dataset, arrays, f"a tf.data.Dataset then, {ROWS} rows in batches of {BATCH} now"),
+        (dataset, larger_batches, f"batches 3 then, 2 now; batch_size [{BATCH}] then, [{2 * BATCH}] now"),
+        (dataset, dataset, None),
+    ],
+    ids=["arrays, then a dataset", "a dataset, then arrays", "larger batches", "the same"],
+)
+def test_that_a_position_in_other_data_is_dropped_is_said(
+    tmp_path: pathlib.Path,
+    caplog: pytest.LogCaptureFixture,
+    saved: Callable[[], Any],
+    now: Callable[[], Any],
+    changed: str | None,
+) -> None:
+    def trainer() -> Trainer:
+        tf_keras.utils.set_random_seed(1)
+        return trainer_for(tmp_path, layers(1, built=True), metrics=None, run_eagerly=True)
+
+    first = trainer()
+    first.callbacks.append(Interrupt(4, signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        first.fit(saved(), epochs=2)
+    again = trainer()
+    assert again.restore_or_initialize() == 4
+    caplog.clear()
+    again.fit(now(), epochs=2)
+    told = [message for message in caplog.messages if "train_data" in message]
+    lost = f"train_data= is not what the run was saved with ({changed}): its epoch begins anew"
+    assert told == ([] if changed is None else [lost])
+    assert again.step == (6 if changed is None else 6 if now is larger_batches else 7)
 
 
 def test_a_restore_that_is_refused_leaves_the_run_where_it_stands(tmp_path: pathlib.Path) -> None:

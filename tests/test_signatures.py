@@ -5,7 +5,7 @@ import warnings
 import pytest
 import tf_keras
 
-from trainloop import Trainer
+from trainloop import Callback, Trainer, WeightAveraging
 
 
 class TakesBatch(Trainer):
@@ -93,3 +93,42 @@ def test_the_steps_of_a_model_that_nothing_calls_are_named():
         warnings.simplefilter("error")
         Own(StepsOfItsOwn(), "sgd")  # whoever has written this one knows
         Trainer(StepsOfItsOwn())  # does not train
+
+
+class AsInKerasToo(Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        pass
+
+
+class Misspelt(Callback):
+    def on_reports(self, trainer, metrics):
+        pass
+
+
+class NoTrigger(Callback):
+    def on_trigger(self, trainer):
+        pass
+
+
+class HelpersOfItsOwn(Callback):
+    def on_paper(self):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (AsInKerasToo, r"on_epoch_end is called by nothing: .*; write on_trigger\(.*trigger = Every\(epochs=1\)$"),
+        (Misspelt, r"on_reports is called by nothing: Callback has no such hook; did you mean on_report\?$"),
+        (NoTrigger, "on_trigger is called by nothing, since its trigger is None; give the class a line such"),
+    ],
+)
+def test_a_hook_that_nothing_calls_is_named(kind, message):
+    with pytest.warns(UserWarning, match=rf"^{kind.__name__}\.{message}") as caught:
+        Trainer(tf_keras.Sequential(), "sgd", loss="mse", callbacks=[kind()])
+    assert caught[0].filename == __file__
+
+
+def test_other_methods_of_a_callback_are_nobodys_business():
+    callbacks = [HelpersOfItsOwn(), WeightAveraging(ema=0.5)]
+    Trainer(tf_keras.Sequential(), "sgd", loss="mse", callbacks=callbacks)

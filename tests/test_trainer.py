@@ -256,16 +256,28 @@ def test_whoever_stops_a_run_is_told_whether_it_can_go_on(tmp_path, saves):
         assert note == "stopped at step 3, and no checkpoint was saved there: that takes workdir= and Checkpointing"
 
 
+class Momentum(tf_keras.optimizers.SGD):
+    pass
+
+
 def test_what_a_checkpoint_changes_of_what_was_given_is_said(tmp_path, caplog):
     make(Checkpointing(), workdir=tmp_path, seed=3).fit(ten_batches(), steps=1)
     same, other = (make(workdir=tmp_path, seed=seed) for seed in (3, 4))
     other.optimizer.learning_rate = 0.5
+    other.optimizer.__class__ = Momentum
     with caplog.at_level(logging.WARNING):
         same.restore()
-        assert caplog.text == ""
+        stands = f"the run stands at step 1, from {tmp_path}/checkpoints/step_00000001"
+        assert caplog.messages == [stands]
+        caplog.clear()
         other.restore()
-    assert "the run goes on with learning_rate=0.01, as it was saved, not with 0.5, as it was given" in caplog.text
-    assert "the run goes on with seed=3, as it was saved, not with 4, as it was given" in caplog.text
+    by_whom = "(a callback has changed it in the run, or somebody in the script)"
+    assert caplog.messages == [
+        "the run's optimizer is SGD, this one is Momentum; it goes on with what that one has kept of the gradients",
+        f"the run goes on with learning_rate=0.01, as it was saved, not with 0.5, as it was given {by_whom}",
+        "the run goes on with seed=3, as it was saved, not with 4, as it was given",
+        stands,
+    ]
 
 
 def test_a_schedule_has_no_learning_rate_of_its_own_to_be_changed(tmp_path, caplog):

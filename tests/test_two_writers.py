@@ -14,7 +14,7 @@ import pytest
 from trainloop import workdir as workdir_module
 from trainloop.workdir import Workdir, WorkdirLocked
 
-ROUNDS, WRITERS = 30, 6
+ROUNDS, WRITERS = 100, 6
 
 # Forks the writers of each round from a process that has imported nothing but the module, and lets them go at once.
 PROGRAM = """

@@ -8,6 +8,9 @@ import functools
 import os
 import pathlib
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +25,8 @@ from trainloop.launch import Task
 from trainloop.verify import resume
 from trainloop.verify.comparison import UNSAVED, Difference, differences, digest, log_differences, state_of
 from trainloop.verify.resume_report import Moment
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 X = np.random.default_rng(0).normal(size=[20, 4]).astype("float32")
 Y = X.sum(axis=1, keepdims=True) ** 2
@@ -313,3 +318,43 @@ def test_tables_and_pythons_own_state_are_part_of_it() -> None:
     assert state["model/table/keys"].tolist() == [3, 7]
     np.testing.assert_allclose(state["model/table/values"], [0.3, 0.7])
     assert state["model/notes"] == "plain text"
+
+
+WAITS = """
+import os, threading
+from trainloop import verify_resume
+from trainloop.verify import resume
+
+def wait(build, part, steps, place):
+    print(os.getpid(), place, flush=True)
+    threading.Event().wait()
+
+if __name__ == "__main__":
+    resume._run_part = wait
+    verify_resume(print)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["TERM", "KILL"])
+def test_no_process_outlives_the_one_that_started_it(tmp_path: pathlib.Path, number: signal.Signals) -> None:
+    (tmp_path / "waits.py").write_text(WAITS)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+    command = [sys.executable, str(tmp_path / "waits.py")]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    child = None
+    try:
+        assert process.stdout is not None
+        child, place = process.stdout.readline().split()
+        assert pathlib.Path(place).is_dir()
+        process.send_signal(number)
+        process.communicate(timeout=60)  # until nobody can write there any more
+        child = None
+    finally:
+        process.kill()
+        if child is not None:
+            os.kill(int(child), signal.SIGKILL)
+    if number is signal.SIGTERM:
+        assert process.returncode == 128 + signal.SIGTERM
+        assert not pathlib.Path(place).exists()
+    else:
+        assert process.returncode == -signal.SIGKILL

@@ -12,6 +12,7 @@ import tf_keras
 from trainloop import data, keras_hooks
 from trainloop.callback import Callback
 from trainloop.phase import Phase, check_phase
+from trainloop.signatures import check_hooks
 from trainloop.triggers import Trigger
 
 Models = dict[str, Any]
@@ -85,7 +86,10 @@ def check_callbacks(callbacks: Sequence[Any]) -> list[Callback | tf_keras.callba
         name = f"callbacks[{position}]"
         if isinstance(callback, type):
             raise TypeError(f"{name}={callback.__name__} is a class; give an instance: {callback.__name__}(...)")
-        if isinstance(callback, Callback) or keras_hooks.is_callback(callback):
+        if isinstance(callback, Callback):
+            check_hooks(callback, Callback)
+            continue
+        if keras_hooks.is_callback(callback):
             continue
         if keras_hooks.is_keras_3(callback):
             raise TypeError(

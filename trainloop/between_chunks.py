@@ -135,7 +135,7 @@ class BetweenChunks(Positioned):
         self, due: list[int], agenda: Agenda, ended: bool, interrupts: Interrupts
     ) -> Iterator[None]:
         """Lets a signal end the passes in the block, and puts back what the block has done by then."""
-        states = {key: json.dumps(callback.get_state()) for key, callback in self._named_callbacks().items()}
+        states = {key: json.dumps(state) for key, state in self._states_of_callbacks().items()}
         latest, logged, sizes = dict(self.latest_metrics), dict(self._logged), self._measure_logs()
         stop_reason = self._stop_reason
         try:

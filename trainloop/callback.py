@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from trainloop.phase import Phase
 from trainloop.triggers import Trigger
@@ -81,3 +84,34 @@ class Callback:
         """Takes back what `get_state` returned."""
         if state:
             raise NotImplementedError(f"{type(self).__name__} returns a state from get_state but has no set_state")
+
+
+def checked_state(name: str, state: Any) -> dict[str, Any]:
+    """Returns what a callback's `get_state` has returned.
+
+    Args:
+      name: The callback's name.
+      state: Its state.
+
+    Raises:
+      TypeError: If it is no dict, or holds what JSON has no value for; the message says what to write.
+    """
+    if not isinstance(state, dict):
+        raise TypeError(f"{name}.get_state() returned {state!r}; it must return a dict of JSON values")
+    for key, value in state.items():
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"{name}.get_state() returned {key}={value!r}, which is no JSON value; {_hint(value)}"
+            ) from error
+    return state
+
+
+def _hint(value: Any) -> str:
+    if getattr(value, "shape", None) == () and hasattr(value, "dtype"):  # of NumPy or TensorFlow
+        kinds = {"f": "float", "b": "bool"}
+        return f"write {kinds.get(np.asarray(value).dtype.kind, 'int')}(...)"
+    if hasattr(value, "__array__"):
+        return "write numpy.asarray(...).tolist()"
+    return "give numbers, strings, booleans, None, or lists and dicts of them"

@@ -13,7 +13,7 @@ import dataclasses
 import os
 import pathlib
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -80,12 +80,13 @@ class Checkpoints:
         """
         return manifest.read(self.path(step))
 
-    def find(self, which: str | int) -> int:
+    def find(self, which: str | int, *, asked_by: str = "restore") -> int:
         """Returns the step of a checkpoint, every byte of which is what was written.
 
         Args:
           which: `"latest"`, `"best"` (by the metric that was monitored when the newest one was saved) or a step. Where
             the latest is damaged, the newest that is not is taken in its place, and the damaged ones are renamed.
+          asked_by: The function that the user has called, for messages.
 
         Raises:
           FileNotFoundError: If there is no such checkpoint; the message lists what there is.
@@ -96,22 +97,22 @@ class Checkpoints:
         steps = store.steps()
         there = f"{self.directory} holds {', '.join(map(str, steps)) or 'no checkpoint'}"
         if isinstance(which, str) and which not in ("latest", "best"):
-            raise ValueError(f"restore: {which!r} is unknown; it must be 'latest', 'best' or a step. {there}")
+            raise ValueError(f"{asked_by}: {which!r} is unknown; it must be 'latest', 'best' or a step. {there}")
         if not steps and (damaged := store.damaged()):
             raise CheckpointDamaged(
-                f"restore: {there} but damaged ones ({', '.join(damaged)}). To begin the run anew, move them away, or "
-                "give another workdir="
+                f"{asked_by}: {there} but damaged ones ({', '.join(damaged)}). To begin the run anew, move them away, "
+                "or give another workdir="
             )
         if not steps or (isinstance(which, int) and which not in steps):
-            raise FileNotFoundError(f"restore: there is no checkpoint {which!r}; {there}")
+            raise FileNotFoundError(f"{asked_by}: there is no checkpoint {which!r}; {there}")
         if which == "latest":
-            return self._newest_whole(steps)
+            return self._newest_whole(steps, asked_by)
         try:
-            step = self._best(steps[-1]) if isinstance(which, str) else which
+            step = self._best(steps[-1], asked_by) if isinstance(which, str) else which
             store.verify(step)
         except CheckpointDamaged as error:
             raise CheckpointDamaged(
-                f"restore: the checkpoint {which!r} is damaged: {error}. Give 'latest' to have the newest that is "
+                f"{asked_by}: the checkpoint {which!r} is damaged: {error}. Give 'latest' to have the newest that is "
                 f"whole; {there}"
             ) from error
         return step
@@ -188,9 +189,9 @@ class Checkpoints:
         """Moves the checkpoints after a step aside: the run was put back there, and goes another way."""
         self._settled().supersede(after=after)
 
-    def restore(self, checkpoint: tf.train.Checkpoint, step: int, whole: Collection[str] = ()) -> Restored:
-        """Reads the checkpoint of a step that `find` returned; `whole` and errors are those of `Restored`."""
-        return Restored(self.path(step), step, checkpoint, whole)
+    def restore(self, checkpoint: tf.train.Checkpoint, step: int, **options: Any) -> Restored:
+        """Reads the checkpoint of a step that `find` returned; options and errors are those of `Restored`."""
+        return Restored(self.path(step), step, checkpoint, **options)
 
     def _settled(self) -> Store:
         """Waits for the save in flight; whether it has failed is told by `wait`."""
@@ -198,7 +199,7 @@ class Checkpoints:
             concurrent.futures.wait([self._saving[1]])
         return self._store
 
-    def _newest_whole(self, steps: list[int]) -> int:
+    def _newest_whole(self, steps: list[int], asked_by: str) -> int:
         passed_over: dict[int, CheckpointDamaged] = {}
         found: dict[int, pathlib.Path] = {}
         for step in reversed(steps):
@@ -207,28 +208,27 @@ class Checkpoints:
                 self._store.verify(step)
             except CheckpointDamaged as error:
                 if not found[step].exists():  # the run that writes here has just retired or renamed it
-                    return self.find("latest")
+                    return self.find("latest", asked_by=asked_by)
                 passed_over[step] = error
                 continue
             for damaged, error in passed_over.items():
-                logging.warning(
-                    "restore: passed over step %d: %s; %s", damaged, error, _put_aside(found[damaged], error)
-                )
+                aside = _put_aside(found[damaged], error)
+                logging.warning("%s: passed over step %d: %s; %s", asked_by, damaged, error, aside)
             if passed_over:
-                logging.warning("restore: the newest checkpoint that is whole is that of step %d", step)
+                logging.warning("%s: the newest checkpoint that is whole is that of step %d", asked_by, step)
             return step
         reasons = "; ".join(f"step {step}: {error}" for step, error in passed_over.items())
         raise CheckpointDamaged(
-            f"restore: no checkpoint in {self.directory} is whole: {reasons}. Bring one back from a copy. To begin the "
-            "run anew, move them away, or give another workdir="
+            f"{asked_by}: no checkpoint in {self.directory} is whole: {reasons}. Bring one back from a copy. To begin "
+            "the run anew, move them away, or give another workdir="
         )
 
-    def _best(self, newest: int) -> int:
+    def _best(self, newest: int, asked_by: str) -> int:
         retention = Retention(**self.manifest(newest)["retention"])
         best = self._store.best(retention)
         if best is None:
             raise ValueError(
-                f"restore: no checkpoint holds a value of {retention.monitor!r}, so none is 'best'; give "
+                f"{asked_by}: no checkpoint holds a value of {retention.monitor!r}, so none is 'best'; give "
                 "Checkpointing(monitor=...) the name of a metric that is reported"
             )
         return best

@@ -2,6 +2,9 @@
 
 While a block is open, each stateful draw, loop and branch is offered to the block's handler. Where it gives a key, the
 draw becomes TensorFlow's stateless one of the same distribution, with the same gradient; else it is left as it is.
+
+Where a step is computed for many samples, each sample has a stretch of the generator's numbers, one after the other: so
+that TensorFlow's vectorization, told how, draws those of many samples at once.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import math
 import sys
 import threading
 import types
@@ -20,7 +24,8 @@ import tensorflow as tf
 from trainloop.ambient import Ambient
 
 
-def _unknown(what: str) -> str:
+def built_differently(what: str) -> str:
+    """Returns the message for a TensorFlow that lacks something private."""
     return (
         f"TensorFlow {tf.__version__} is built differently from the versions trainloop was tested with ({what}). "
         "Install one of the range in trainloop's pyproject.toml."
@@ -39,8 +44,9 @@ try:
         while_loop,
     )
     from tensorflow.python.ops.parallel_for import control_flow_ops as parallel_for
+    from tensorflow.python.ops.parallel_for.pfor import ConversionNotImplementedError, _fallback_converter, wrap
 except ImportError as error:
-    raise ImportError(_unknown(str(error))) from error
+    raise ImportError(built_differently(str(error))) from error
 
 Function = Callable[..., Any]
 
@@ -54,11 +60,13 @@ class Key(NamedTuple):
       number: A whole number of 64 bits, known when the draw is traced.
       place: An int64 scalar that may be known only when it runs.
       counters: Further ones, of the loops that the draw is in.
+      sample: The number of the sample that it is drawn for; int32 scalar. None where there is but one.
     """
 
     number: int
     place: tf.Tensor
     counters: tuple[tf.Tensor | int, ...] = ()
+    sample: tf.Tensor | None = None
 
 
 class Handler(Protocol):
@@ -146,7 +154,7 @@ def _code_inside(code: types.CodeType, name: str) -> types.CodeType:
     """Returns the code of a function that is defined inside another one."""
     found = [const for const in code.co_consts if inspect.iscode(const) and const.co_name == name]
     if len(found) != 1 or "args" not in found[0].co_freevars + found[0].co_cellvars:
-        raise ImportError(_unknown("tf.recompute_grad is another one"))
+        raise ImportError(built_differently("tf.recompute_grad is another one"))
     return found[0]
 
 
@@ -182,14 +190,14 @@ def _handler() -> Handler:
 def _seed(key: Key) -> tf.Tensor:
     """Returns a key as most stateless ops take it: int64, shape `[2]`."""
     seed = tf.stack([tf.constant(key.number, tf.int64), key.place])
-    for counter in key.counters:
+    for counter in key.counters if key.sample is None else (*key.counters, key.sample):
         seed = tf.random.experimental.stateless_fold_in(seed, tf.cast(counter, tf.int64), alg="philox")
     return seed
 
 
 def _philox(key: Key) -> dict[str, Any]:
     """Returns a key as the other ones take it: as the key and the 128-bit counter of the generator."""
-    if key.counters:
+    if key.counters or key.sample is not None:
         words, counter = gen_stateless_random_ops_v2.stateless_random_get_key_counter(_seed(key))
     else:  # no op but a constant for each draw: TensorFlow merges the counters of all draws in a graph
         words = tf.constant([key.number % 2**64], tf.uint64)
@@ -214,8 +222,68 @@ def _plain(
     return op(shape=shape, dtype=dtype, name=name, **_philox(key))
 
 
-_uniform = functools.partial(_plain, gen_stateless_random_ops_v2.stateless_random_uniform_v2)
-_normal = functools.partial(_plain, gen_stateless_random_ops_v2.stateless_random_normal_v2)
+def _in_a_row(
+    op: Function,
+    key: Key,
+    /,
+    shape: Any,
+    dtype: Any,
+    seed: int = 0,
+    seed2: int = 0,
+    name: str | None = None,
+) -> Any:
+    """Makes a draw whose elements take the numbers of the generator as they come, as many as there are elements."""
+    if key.sample is None:
+        return _plain(op, key, shape, dtype, seed, seed2, name)
+    shape, words = tf.convert_to_tensor(shape), _philox(key._replace(sample=None))
+    at_once = 16 // max(tf.as_dtype(dtype).size, 4)  # elements that one count of the generator gives
+    counts = -(-tf.reduce_prod(tf.cast(shape, tf.int64)) // at_once)
+    start = tf.stack([tf.cast(key.sample, tf.int64) * counts, tf.constant(0, tf.int64)])
+    counter = tf.bitcast(tf.bitcast(words["counter"], tf.int64) + start, tf.uint64)
+    drawn = op(shape=shape, dtype=dtype, name=name, **words | {"counter": counter})
+    if not tf.executing_eagerly():
+        counter.op.pfor_converter = _bitcast_of_samples
+        drawn.op.pfor_converter = functools.partial(_row_of_samples, op, at_once)
+    return drawn
+
+
+# How TensorFlow's vectorization is to make an op one of many samples; it asks each op for an attribute of that name.
+
+
+def _bitcast_of_samples(given: Any) -> Any:
+    return wrap(tf.bitcast(given.stacked_input(0), given.outputs[0].dtype))
+
+
+def _one_sample_after_the_other(given: Any) -> Any:
+    for name, each in zip((argument.name for argument in given.op.op_def.input_arg), given.inputs, strict=True):
+        if each.is_stacked and name in ("shape", "num_samples"):
+            raise ConversionNotImplementedError("draws of different shapes")
+    return _fallback_converter(given)
+
+
+def _row_of_samples(op: Function, at_once: int, given: Any) -> Any:
+    """Draws for samples that follow each other what each of them would draw alone."""
+    if given.pfor.all_indices_partitioned:  # perhaps not all samples are here
+        raise ConversionNotImplementedError("samples that may not follow each other")
+    shape, words, counters = given.unstacked_input(0), given.unstacked_input(1), given.stacked_input(2)
+    [drawn] = given.outputs
+    samples, elements = given.pfor.loop_len_vector, tf.reduce_prod(shape)
+    counts = -(-elements // at_once)
+    row = op(
+        shape=tf.cast(samples, shape.dtype) * counts * at_once,
+        key=words,
+        counter=counters[0],
+        alg=_PHILOX,
+        dtype=drawn.dtype,
+    )
+    known = [size for size in drawn.shape if size is not None] if drawn.shape.rank is not None else []
+    if math.prod(known) % at_once:  # else none is left over between two samples
+        row = tf.reshape(row, tf.stack([samples[0], -1]))[:, :elements]
+    return wrap(tf.reshape(row, tf.concat([tf.cast(samples, shape.dtype), shape], 0)))
+
+
+_uniform = functools.partial(_in_a_row, gen_stateless_random_ops_v2.stateless_random_uniform_v2)
+_normal = functools.partial(_in_a_row, gen_stateless_random_ops_v2.stateless_random_normal_v2)
 _truncated_normal = functools.partial(_plain, gen_stateless_random_ops_v2.stateless_truncated_normal_v2)
 
 
@@ -349,7 +417,17 @@ def _skip(key: Key, /, generator: tf.random.Generator, delta: Any) -> tf.Tensor:
 
 def _draw(op: str, stateless: Function, original: Function, /, *args: Any, **kwargs: Any) -> Any:
     key = _handler().key(op)
-    return original(*args, **kwargs) if key is None else stateless(key, *args, **kwargs)
+    if key is None:
+        return original(*args, **kwargs)
+    if key.sample is None or tf.executing_eagerly():
+        return stateless(key, *args, **kwargs)
+    graph = tf.compat.v1.get_default_graph()
+    before = graph.version
+    drawn = stateless(key, *args, **kwargs)
+    for made in graph.get_operations()[before:]:
+        if made.type.startswith("Stateless") and not hasattr(made, "pfor_converter"):
+            made.pfor_converter = _one_sample_after_the_other
+    return drawn
 
 
 def _while_loop(original: Function, /, cond: Function, body: Function, *args: Any, **kwargs: Any) -> Any:
@@ -405,7 +483,7 @@ _REPLACED: list[tuple[Any, str, Function]] = [
     (parallel_for, "pfor", _pfor),
 ]
 if _missing := [name for holder, name, _ in _REPLACED if not hasattr(holder, name)]:
-    raise ImportError(_unknown(f"there is no {', '.join(_missing)}"))
+    raise ImportError(built_differently(f"there is no {', '.join(_missing)}"))
 
 
 def _replace_all() -> None:

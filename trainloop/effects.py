@@ -194,7 +194,9 @@ class _Reader:
             elif role == "call":
                 owner, phase = self._trace.owner(graph, index), self._trace.phase_at(graph, index)
                 given = self._trace.training_given(graph, index)
-                for inner in _functions_of(op, graph):
+                for inner in functions_of(op, graph):
+                    if any(inner is replay for replay in self._trace.replays):
+                        continue
                     if inner is None:
                         effect = GraphEffect("unknown", op, None, owner, False, here, phase, ())
                         effects[_key(effect)] = effect
@@ -294,8 +296,13 @@ def _origin(handle: Any) -> Any:
     return handle
 
 
-def _functions_of(op: tf.Operation, graph: tf.Graph) -> Iterator[tf.Graph | None]:
-    """Yields the graph of each function that an op may call; None where it cannot be found."""
+def functions_of(op: tf.Operation, graph: tf.Graph) -> Iterator[tf.Graph | None]:
+    """Yields the graph of each function that an op may call; None where it cannot be found.
+
+    Args:
+      op: The op.
+      graph: The graph that it is in, or whose functions it may call.
+    """
     never = None
     if op.type in ("If", "StatelessIf") and (condition := _known(op.inputs[0])) is not None:
         never = "else_branch" if condition else "then_branch"
@@ -348,7 +355,7 @@ def _scopes(graph: tf.Graph) -> frozenset[str]:
         graph = waiting.pop()
         for op in graph.get_operations():
             found.update(op.name.split("/")[:-1])
-            for inner in _functions_of(op, graph) if _roles.get(op.type) == "call" else ():
+            for inner in functions_of(op, graph) if _roles.get(op.type) == "call" else ():
                 if inner is not None and id(inner) not in met:
                     met.add(id(inner))
                     waiting.append(inner)

@@ -8,6 +8,8 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+from absl import logging
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -50,7 +52,7 @@ class Interrupts:
         """Leaves the program the way the noted signal asked for; returns where none came.
 
         Args:
-          note: Where the run stands; shown below the traceback that Python prints.
+          note: Where the run stands; shown below the traceback that Python prints, or logged where it prints none.
 
         Raises:
           KeyboardInterrupt: After SIGINT.
@@ -61,6 +63,7 @@ class Interrupts:
             error.add_note(note)
             raise error
         if self.received is signal.SIGTERM:
+            logging.warning(note)
             sys.exit(128 + signal.SIGTERM)
 
     def _note(self, number: int, frame: FrameType | None) -> None:

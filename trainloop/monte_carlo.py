@@ -1,12 +1,18 @@
 """MC_PREDICT: the same batch many times with dropout and noise on, and what the samples have in common.
 
-    for sample in range(samples):        tf.while_loop, so that every sample draws anew
-        outputs = step(batch)
-        take outputs into the running moments: the memory is that of the outputs, however many samples
+    outputs = step(batch)                the first sample; what depends on no draw is computed here, once
+    for block in blocks of samples:      tf.while_loop
+        outputs = the rest of the step for all samples of the block at once, each with draws of its own
+        take outputs into the running moments: the memory is that of one block, however many samples
+
+A block is as large as `BLOCK_BYTES` allows, and one sample at least. Where a step cannot be computed for many samples
+at once (it keeps a state from one to the next, runs eagerly, or has an op of which nobody knows what it is for many), a
+block is one sample, and the whole step is computed again for each. The draws are the same either way and in blocks of
+any size, as those of a sample depend on its number alone; what is computed from them may differ in the last bits, as
+matrix products of different sizes do.
 
 References:
   Gal and Ghahramani, Dropout as a Bayesian Approximation, ICML 2016.
-  Welford, Note on a Method for Calculating Corrected Sums of Squares and Products, Technometrics 1962.
 """
 
 from __future__ import annotations
@@ -17,19 +23,19 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
-from trainloop import keras_hooks, results
+from trainloop import keras_hooks, moments, random, results, tracing
+from trainloop.moments import Block, State
 from trainloop.phase import Phase
+from trainloop.replays import NotReplayableError, Sample
 from trainloop.results import MCPrediction, StepResult
 from trainloop.user_code import call_user
 
 SAMPLES = 50  # where nobody says how many
-# How far the sum of class probabilities may be from 1; those of a softmax in few bits are rounded one by one.
-_TOLERANCE = {tf.float16: 5e-3, tf.bfloat16: 3e-2}
-_TOLERANCE_ELSE = 1e-3
+BLOCK_BYTES = 2**27  # of all that depends on a draw in the samples of a block, though not all is in memory at a time
 
 Step = Callable[[Any, Phase], Any]
-State = Any  # a nest of tensors and TensorArrays: what `tf.while_loop` carries on
 _as_written = tf.autograph.experimental.do_not_convert
 
 
@@ -65,13 +71,14 @@ def predict_step(step: Step, sampling: Sampling, models: Sequence[Any]) -> Step:
             structure.append(outputs)
             return [_checked(leaf, "predict_step") for leaf in tf.nest.flatten(outputs)]
 
-        def begin(first: list[tf.Tensor]) -> State:
-            return [_begin(leaf, sampling) for leaf in first]
+        def begin(first: list[tf.Tensor], blocks: tf.Tensor | int) -> State:
+            return [moments.begin(leaf, blocks, keep=sampling.keep) for leaf in first]
 
-        def take_in(state: State, sample: list[tf.Tensor], count: tf.Tensor) -> State:
-            return [_take_in(each, leaf, count) for each, leaf in zip(state, sample, strict=True)]
+        def take_in(state: State, values: list[tf.Tensor], block: Block) -> State:
+            return [moments.take_in(each, leaf, block) for each, leaf in zip(state, values, strict=True)]
 
-        leaves = [_end(each, sampling) for each in _over_samples(draw, begin, take_in, sampling.samples, models)]
+        first, state = _over_samples(draw, begin, take_in, sampling.samples, models)
+        leaves = [moments.end(each, leaf, sampling.samples) for each, leaf in zip(state, first, strict=True)]
         return {name: tf.nest.pack_sequence_as(structure[0], [leaf[name] for leaf in leaves]) for name in leaves[0]}
 
     return sampled
@@ -133,12 +140,14 @@ def eval_step(
             if penalties is not None:
                 named["loss"] = tf.add_n([tf.constant(0.0), *(tf.cast(each, tf.float32) for each in penalties())])
             outputs = [] if result.outputs is None else tf.nest.flatten(result.outputs)
-            return tf.nest.map_structure(_accumulated, ([_checked(leaf, "eval_step") for leaf in outputs], named))
+            return tf.nest.map_structure(
+                moments.accumulated, ([_checked(leaf, "eval_step") for leaf in outputs], named)
+            )
 
-        def take_in(state: State, sample: State, count: tf.Tensor) -> State:
-            return tf.nest.map_structure(lambda mean, value: _mean(mean, value, count), state, sample)
+        def take_in(state: State, values: State, block: Block) -> State:
+            return tf.nest.map_structure(block.mean, state, values)
 
-        leaves, named = _over_samples(draw, lambda first: first, take_in, sampling.samples, models)
+        _, (leaves, named) = _over_samples(draw, lambda first, _: first, take_in, sampling.samples, models)
         first, outputs, loss = drawn[0], None, named.pop("loss", None)
         if first.outputs is not None:
             outputs = tf.nest.pack_sequence_as(first.outputs, leaves)
@@ -153,26 +162,93 @@ def eval_step(
 
 def _over_samples(
     draw: Callable[[], Any],
-    begin: Callable[[Any], State],
-    take_in: Callable[[State, Any, tf.Tensor], State],
+    begin: Callable[[Any, tf.Tensor | int], State],
+    take_in: Callable[[State, Any, Block], State],
     samples: int,
     models: Sequence[Any],
-) -> State:
-    """Returns the state that begins with one sample and has taken in the others.
+) -> tuple[Any, State]:
+    """Returns the first sample, and the state that begins with it and has taken in the others.
 
-    The first sample is drawn before the loop, since nothing else knows the shapes. A `stateful=True` RNN begins each
-    sample with the state that the batch has found, and hands on that of the last one.
+    The first sample is drawn before the loop, since nothing else knows the shapes, and what the others have in common
+    with it.
     """
     found = {id(kept): kept.read_value() for kept in _states_kept(models)}
+    sample = Sample()
+    with random.sample(sample.number):
+        first = draw()
+    if samples == 1:
+        return first, begin(first, 0)
 
-    def body(drawn: tf.Tensor, state: State) -> tuple[tf.Tensor, State]:
+    def drawn_alone(number: tf.Tensor) -> Any:
+        """Draws one sample; a `stateful=True` RNN begins each with the state that the batch has found."""
         for kept in _states_kept(models):
             kept.assign(found.get(id(kept), tf.zeros_like(kept)))
-        following = take_in(state, draw(), drawn + 1)
-        return drawn + 1, tf.nest.map_structure(_of_the_same_shape, following, state)
+        with random.sample(number):
+            return tf.nest.map_structure(lambda leaf: leaf[tf.newaxis], draw())
 
-    start = (tf.constant(1), begin(draw()))
-    return tf.while_loop(lambda drawn, _: drawn < samples, body, start, parallel_iterations=1)[1]
+    try:
+        return first, _replayed(sample, first, begin, take_in, samples)
+    except NotReplayableError as error:
+        if not tf.executing_eagerly():  # where it would be said at each batch
+            logging.info("samples are drawn one after the other: %s", error)
+    return first, _over_blocks(drawn_alone, take_in, begin(first, samples - 1), samples, 1, samples - 1)
+
+
+def _replayed(
+    sample: Sample,
+    first: Any,
+    begin: Callable[[Any, tf.Tensor | int], State],
+    take_in: Callable[[State, Any, Block], State],
+    samples: int,
+) -> State:
+    """Returns what `_over_samples` does where the samples of a block can be computed at once."""
+    replay = sample.replay(tf.nest.flatten(first))
+    size, blocks = _blocks(samples - 1, replay.bytes())
+
+    def drawn_together(number: tf.Tensor) -> Any:
+        tracing.note_replay()
+        with random.untouched():
+            return tf.nest.pack_sequence_as(first, replay.block(number, size))
+
+    return _over_blocks(drawn_together, take_in, begin(first, blocks), samples, size, blocks)
+
+
+def _blocks(samples: int, bytes_of_one: tf.Tensor | int) -> tuple[Any, Any]:
+    """Returns how many samples a block has and how many blocks there are, all about as large as each other."""
+    known = isinstance(bytes_of_one, int)
+    at_least, at_most = (max, min) if known else (tf.maximum, tf.minimum)
+    most = at_least(at_most(BLOCK_BYTES // at_least(bytes_of_one, 1), samples), 1)
+    blocks = -(-samples // most)
+    size = -(-samples // blocks)
+    return (size, blocks) if known else (tf.cast(size, tf.int32), tf.cast(blocks, tf.int32))
+
+
+def _over_blocks(
+    draw: Callable[[tf.Tensor], Any],
+    take_in: Callable[[State, Any, Block], State],
+    start: State,
+    samples: int,
+    size: Any,
+    blocks: Any,
+) -> State:
+    """Returns the state that has taken in all samples but the first, with which it begins.
+
+    Args:
+      draw: Returns a block of samples, given the number of the first of them.
+      take_in: Returns the state that has taken in a block.
+      start: The state that holds the first sample.
+      samples: How many samples there are.
+      size: How many are drawn in a block.
+      blocks: How many blocks there are.
+    """
+
+    def body(index: tf.Tensor, state: State) -> tuple[tf.Tensor, State]:
+        first = 1 + index * size
+        block = Block(index, first, first + tf.range(size) < samples)
+        following = take_in(state, draw(first), block)
+        return index + 1, tf.nest.map_structure(_of_the_same_shape, following, state)
+
+    return tf.while_loop(lambda index, _: index < blocks, body, (tf.constant(0), start), parallel_iterations=1)[1]
 
 
 def _states_kept(models: Sequence[Any]) -> list[tf.Variable]:
@@ -195,72 +271,3 @@ def _checked(leaf: Any, method: str) -> tf.Tensor:
     raise TypeError(
         f"{given}; Phase.MC_PREDICT takes the mean over samples, so outputs must be a nest of dense tensors of numbers"
     )
-
-
-def _accumulated(value: tf.Tensor) -> tf.Tensor:
-    """Returns a value in the type that its mean is computed in: float32, or float64 for what that cannot hold."""
-    held = value.dtype.is_bool or (value.dtype.is_floating and value.dtype.size <= 4)
-    return tf.cast(value, tf.float32 if held else tf.float64)
-
-
-def _mean(mean: tf.Tensor, value: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
-    """Returns the mean over `count` values, `value` among them, from the mean over the others."""
-    return mean + (value - mean) / tf.cast(count, mean.dtype)
-
-
-def _begin(leaf: tf.Tensor, sampling: Sampling) -> State:
-    value = _accumulated(leaf)
-    state: dict[str, Any] = {"mean": value, "squares": tf.zeros_like(value)}
-    if _may_be_classes(value):
-        state |= {"entropy": _entropy(value), "are_classes": _are_classes(value, leaf.dtype)}
-    if sampling.keep:
-        kept = tf.TensorArray(leaf.dtype, sampling.samples, element_shape=leaf.shape)
-        state["kept"] = kept.write(0, leaf)
-    return state
-
-
-def _take_in(state: State, leaf: tf.Tensor, count: tf.Tensor) -> State:
-    value = _accumulated(leaf)
-    mean = _mean(state["mean"], value, count)
-    following = {"mean": mean, "squares": state["squares"] + (value - state["mean"]) * (value - mean)}
-    if "entropy" in state:
-        following["entropy"] = _mean(state["entropy"], _entropy(value), count)
-        following["are_classes"] = state["are_classes"] & _are_classes(value, leaf.dtype)
-    if "kept" in state:
-        following["kept"] = state["kept"].write(count - 1, leaf)
-    return following
-
-
-def _end(state: State, sampling: Sampling) -> dict[str, tf.Tensor]:
-    mean = state["mean"]
-    found = {"mean": mean, "std": tf.sqrt(state["squares"] / sampling.samples)}
-    if "entropy" in state:
-        entropy = _entropy(mean)
-        information = tf.maximum(entropy - state["entropy"], tf.zeros_like(entropy))  # below 0 only by rounding
-        found |= {"are_classes": state["are_classes"]}
-    else:
-        nothing = tf.zeros(tf.shape(mean)[:1], mean.dtype)
-        entropy, information = nothing, nothing
-        found |= {"are_classes": tf.zeros_like(nothing, tf.bool)}
-    found |= {"predictive_entropy": entropy, "mutual_information": information}
-    if "kept" in state:  # row by row, as all that is gathered
-        samples = state["kept"].stack()
-        rank = samples.shape.rank
-        found["samples"] = samples[tf.newaxis] if rank == 1 else tf.einsum("sr...->rs...", samples)
-    return found
-
-
-def _may_be_classes(value: tf.Tensor) -> bool:
-    return value.shape.rank is not None and value.shape.rank >= 2 and (value.shape[-1] or 0) >= 2
-
-
-def _are_classes(value: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
-    """Returns for each row whether all of its last axes are probabilities."""
-    sums_to_one = tf.abs(tf.reduce_sum(value, axis=-1) - 1.0) <= _TOLERANCE.get(dtype, _TOLERANCE_ELSE)
-    found = tf.reduce_all(value >= 0.0, axis=-1) & sums_to_one
-    return tf.reduce_all(found, axis=list(range(1, found.shape.rank)))
-
-
-def _entropy(probabilities: tf.Tensor) -> tf.Tensor:
-    """Returns the entropy over the last axis, in nats; what is no probability gives some number or NaN."""
-    return -tf.reduce_sum(tf.math.xlogy(probabilities, probabilities), axis=-1)

@@ -45,6 +45,12 @@ class Phase(enum.Enum):
     MC_PREDICT = "mc_predict"
     UPDATE_BN = "update_bn"
 
+    @classmethod
+    def _missing_(cls, value: object) -> Phase:
+        served = ", ".join(f"Phase.{member.name}" for member in cls)
+        test = ": a test set is evaluated in Phase.EVAL" if value in ("test", "val", "validation") else ""
+        raise ValueError(f"Phase({value!r}) is none of the phases, which are {served}{test}")
+
     @property
     def policy(self) -> Policy:
         """The frozen row of the table above."""

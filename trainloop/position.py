@@ -38,10 +38,12 @@ class Positioned(Resumable):
             source, self.seed, steps_per_epoch=steps_per_epoch, steps_needed=needed, taken=taken, opened=opened
         )
         if opened is None and (restart_data or not data.is_same(source, before) or not self._goes_on(stream)):
-            if self._restored is not None and isinstance(stream, data.AddressedStream) and not restart_data:
-                logging.warning("train_data= has other rows or batches than before: its epoch begins anew")
+            if not (self._opened or restart_data) and self.state.epoch_step > 0:
+                told = data.what_changed(self._data_shape, stream.shape)
+                if told is not None:
+                    logging.warning("train_data= is not what the run was saved with (%s): its epoch begins anew", told)
             self.state.epoch_start.assign(self.state.step)
-            self._data_shape = None
+            self._data_since = None
         left = stream.steps_left(self.state.epoch_step)
         if left is not None and left <= 0:  # the position was counted in steps, or in longer epochs
             self._begin_epoch(stream)
@@ -73,11 +75,13 @@ class Positioned(Resumable):
             return self.state.epoch_step == 0 or self._data_shape in (None, stream.shape)
         assert isinstance(stream, data.DatasetStream)
         if self._restored is None and self.state.epoch_step == 0:
-            self._data_shape = None
+            self._data_since = None
             return True
         if self._restored is None or self._restored.step != self.step:
             return False
-        taken = self.step - (self._data_shape if isinstance(self._data_shape, int) else int(self.state.epoch_start))
+        if data.what_changed(self._data_shape, stream.shape) is not None:
+            return False
+        taken = self.step - (int(self.state.epoch_start) if self._data_since is None else self._data_since)
         if stream.resume(int(self.state.passes), taken):
             logging.warning("train_data= is replayed: %d batches that the run has seen are passed over", taken)
             return True
@@ -88,27 +92,30 @@ class Positioned(Resumable):
         self.state.epoch_start.assign(self.state.step)
         stream.begin_epoch()
         if stream.restarts:
-            self._data_shape = None
+            self._data_since = None
 
     def _note_position(self, stream: data.Stream) -> None:
-        """Notes what the position is counted in: epochs of this shape, or batches since a dataset's iterator began."""
+        """Notes what the position is counted in: epochs of this shape, and batches since a dataset's iterator began."""
         self.state.passes.assign(stream.passes)
+        self._data_shape = stream.shape
         if isinstance(stream, data.AddressedStream):
-            self._data_shape = stream.shape
-        elif not isinstance(self._data_shape, int):
-            self._data_shape = int(self.state.epoch_start)
+            self._data_since = None
+        elif self._data_since is None:
+            self._data_since = int(self.state.epoch_start)
 
     @contextlib.contextmanager
     def _position_kept(self) -> Iterator[None]:
         """Leaves the position in the data as it was where a `fit` is refused in the block."""
         counted = (self.state.epoch, self.state.epoch_start, self.state.passes)
-        before = [variable.numpy() for variable in counted], self._stream, self._opened, self._data_shape
+        numbers, before = [variable.numpy() for variable in counted], (self._stream, self._opened)
+        noted = self._data_shape, self._data_since
         try:
             yield
         except BaseException:
-            for variable, value in zip(counted, before[0], strict=True):
+            for variable, value in zip(counted, numbers, strict=True):
                 variable.assign(value)
-            _, self._stream, self._opened, self._data_shape = before
+            self._stream, self._opened = before
+            self._data_shape, self._data_since = noted
             raise
 
     def _count_epoch(self, ran: Ran, stream: data.Stream) -> bool:

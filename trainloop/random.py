@@ -235,6 +235,29 @@ def function_of_step() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def sample(number: tf.Tensor) -> Iterator[None]:
+    """Keys every draw of the block by the number of a sample too, and by nothing of what the block stands in.
+
+    So a sample is the same whether it is drawn in a loop over all, or traced once for all; blocks that are to be the
+    same but for the number have to draw alike.
+
+    Args:
+      number: The number of the sample; int32 scalar.
+    """
+    numbering = _numberings.current()
+    with contextlib.nullcontext() if numbering is None else numbering.sample(number):
+        yield
+
+
+@contextlib.contextmanager
+def untouched() -> Iterator[None]:
+    """Leaves what is traced in the block as it is: ops that were keyed before, made once more."""
+    numbering = _numberings.current()
+    with contextlib.nullcontext() if numbering is None else numbering.vectorized():
+        yield
+
+
 class _Frame:
     """A stretch of code in which draws are counted from 0.
 
@@ -255,19 +278,26 @@ class _Frame:
 
 
 class _Part:
-    """A step, or in it a loop's condition or body, a branch or an inner function, while it is traced or run.
+    """A step, or in it a sample, a loop's condition or body, a branch or an inner function, while it is traced or run.
 
     Attributes:
       graph: The graph that it makes; None for eager code.
+      sample: The number of the sample that it is; None where it is none.
       is_vectorized: Whether its ops will be replaced by others, that do for all rows what these do for one.
       outside: How many regions of `tf.recompute_grad` were entered around it.
       conditionals: How many there are in it, for each region in it and outside of these.
     """
 
     def __init__(
-        self, place: Callable[[_Frame], Position], counters: tuple[Any, ...] = (), *, is_vectorized: bool = False
+        self,
+        place: Callable[[_Frame], Position],
+        counters: tuple[Any, ...] = (),
+        *,
+        sample: tf.Tensor | None = None,
+        is_vectorized: bool = False,
     ):
         self.graph = _graph_here()
+        self.sample = sample
         self.is_vectorized = is_vectorized
         self.outside = len(draws.recomputations())
         self.conditionals: Counter[types.FrameType | None] = Counter()
@@ -278,6 +308,7 @@ class _Part:
     def frame(self, around: _Frame) -> _Frame:
         """Returns its frame; it takes its number, where it has none yet, only now that something is drawn in it."""
         if self._frame is None:
+            around = _Frame((), ()) if self.sample is not None else around  # wherever the sample is drawn
             self._frame = _Frame(self._place(around), around.counters + self._counters)
         return self._frame
 
@@ -319,7 +350,9 @@ class _Numbering:
         frame = self._frame(recomputed)
         position = (*self._run, *frame.next("draw"))
         digest = hashlib.blake2b(repr(position).encode(), digest_size=8).digest()
-        return draws.Key(int.from_bytes(digest, "little", signed=True), self._place, frame.counters)
+        number = int.from_bytes(digest, "little", signed=True)
+        sample = next((part.sample for part in reversed(self._parts) if part.sample is not None), None)
+        return draws.Key(number, self._place, frame.counters, sample)
 
     def loop(self, condition: draws.Function, body: draws.Function) -> tuple[draws.Function, draws.Function]:
         if not self._counts_here():
@@ -361,6 +394,9 @@ class _Numbering:
             return run
 
         return [placed(function, index) for index, function in enumerate(functions)]
+
+    def sample(self, number: tf.Tensor) -> contextlib.AbstractContextManager[None]:
+        return self._inside(_Part(lambda _: ("sample",), sample=number))
 
     def vectorized(self) -> contextlib.AbstractContextManager[None]:
         return self._inside(_Part(lambda around: around.position, is_vectorized=True))

@@ -17,6 +17,9 @@ class ReportWindow:
 
     Args:
       sums: The loops' window.
+
+    Attributes:
+      is_empty: Whether no step fell into the window.
     """
 
     def __init__(self, sums: tf.Variable):
@@ -25,15 +28,13 @@ class ReportWindow:
         self._steps = 0
         self._seconds = 0.0
         self._rows_before = self._rows()
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether no step fell into the window."""
-        return self._rows() == 0.0
+        self.is_empty = self._rows_before == 0.0
 
     def add(self, loop: SummingLoop, steps: int, seconds: float) -> None:
         """Takes in a chunk: the loop that ran it, its steps, and its duration in seconds."""
         self._loop = loop
+        if self.is_empty and steps > 0:  # steps that were left out bring nothing
+            self.is_empty = self._rows() == 0.0
         self._steps += steps
         self._seconds += seconds
 
@@ -56,7 +57,7 @@ class ReportWindow:
     def reset(self) -> None:
         """Begins a new window."""
         self._sums.assign(tf.zeros_like(self._sums))
-        self._steps, self._seconds, self._rows_before = 0, 0.0, 0.0
+        self._steps, self._seconds, self._rows_before, self.is_empty = 0, 0.0, 0.0, True
 
     def _rows(self) -> float:
         return float(self._sums[0])

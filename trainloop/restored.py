@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import collections
 import difflib
+import json
 import pathlib
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import tensorflow as tf
@@ -16,6 +18,7 @@ from trainloop.store import PREFIX
 
 _Named = tuple[str, tuple[int, ...]]  # a variable's path, and its shape
 # What a run need not have had when it was saved: a callback that is new starts fresh, and so do other replicas.
+_NONE: Mapping[str, str] = MappingProxyType({})
 _MAY_BE_NEW = re.compile(r"averages|of_\d+_replicas")
 
 
@@ -27,16 +30,23 @@ class Restored:
       step: Its step.
       checkpoint: What it is read into.
       whole: The parts (`"model"`, `"optimizer"`) whose variables all exist already.
+      optimizers: The names of the classes of the optimizers that there are, by their keys.
 
     Attributes:
       step: The checkpoint's step.
+      other_optimizers: Which optimizers are of another class than in the run that was saved, in words.
 
     Raises:
       ValueError: If what exists already is not what was saved; nothing is read then.
     """
 
     def __init__(
-        self, directory: pathlib.Path, step: int, checkpoint: tf.train.Checkpoint, whole: Collection[str] = ()
+        self,
+        directory: pathlib.Path,
+        step: int,
+        checkpoint: tf.train.Checkpoint,
+        whole: Collection[str] = (),
+        optimizers: Mapping[str, str] = _NONE,
     ):
         self.step = step
         self._directory = directory
@@ -45,6 +55,12 @@ class Restored:
         self._shapes = reader.get_variable_to_shape_map()
         self._types = reader.get_variable_to_dtype_map()
         self._nodes = TrackableObjectGraph.FromString(reader.get_tensor("_CHECKPOINTABLE_OBJECT_GRAPH")).nodes
+        saved = self._host_state(reader).get("optimizers", {})
+        self.other_optimizers = [
+            f"the run's optimizer{f'[{key!r}]' if len(optimizers) > 1 else ''} is {saved[key]}, this one is {kind}"
+            for key, kind in optimizers.items()
+            if saved.get(key, kind) != kind
+        ]
         self.check(whole)
         checkpoint.read(str(directory / PREFIX)).expect_partial()
 
@@ -57,11 +73,12 @@ class Restored:
         Raises:
           ValueError: If one was not saved, has another shape, or has no place among them; it is named.
         """
-        faults = list(self._differences(whole))
-        if faults:
+        faults = sorted(self._differences(whole), key=lambda fault: not fault.startswith("model/"))
+        if faults:  # a layer that is new has slots in the optimizer, so that those of the model tell more
             more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
+            told = "; ".join([*self.other_optimizers, *faults[:5]])
             raise ValueError(
-                f"restore: {self._directory} does not fit this Trainer: {'; '.join(faults[:5])}{more}. It was saved "
+                f"restore: {self._directory} does not fit this Trainer: {told}{more}. It was saved "
                 "with another model, optimizer, metrics or callbacks; build the same, or give another workdir="
             )
 
@@ -111,6 +128,12 @@ class Restored:
             if named[0].split("/")[0] in whole:
                 yield f"{named[0]} was saved and is not there ({_shape_and_nearest(named, new, 'is there')})"
 
+    def _host_state(self, reader: Any) -> dict[str, Any]:
+        """Returns what was saved of the state that lives in Python."""
+        hosts = [child.node_id for child in self._nodes[0].children if child.local_name == "host"]
+        keys = [each.checkpoint_key for host in hosts for each in self._nodes[host].attributes]
+        return json.loads(reader.get_tensor(keys[0])) if keys else {}
+
     def _key(self, node: int) -> str | None:
         """Returns the key of a variable among what was saved."""
         keys = (each.checkpoint_key for each in self._nodes[node].attributes if each.name == "VARIABLE_VALUE")
@@ -118,7 +141,11 @@ class Restored:
 
     def restore_part(self, **part: Any) -> None:
         """Reads one thing of the checkpoint once more, given by its name there; what was not saved stays as it is."""
-        tf.train.Checkpoint(**part).read(str(self._directory / PREFIX)).expect_partial()
+        root = tf.train.Checkpoint()
+        # Read before there is anything to read into: TensorFlow complains of all the rest where this raises.
+        root.read(str(self._directory / PREFIX)).expect_partial()
+        for name, each in part.items():
+            setattr(root, name, each)
 
     def restore_iterator(self, iterator: tf.data.Iterator) -> bool:
         """Puts an iterator of the training data where it stood; returns False where none was saved.

@@ -260,7 +260,7 @@ class History(Mapping[str, list[float]]):
 
     Attributes:
       steps: For every name, the steps at which its values were reported.
-      stop_reason: Why `fit` ended before its total, or None.
+      stop_reason: Why `fit` ended before its total, or None; after a signal its name (`SIGINT`), which hooks see.
 
     Example:
       >>> from trainloop import History

@@ -14,7 +14,7 @@ import tf_keras
 from absl import logging
 
 from trainloop import arguments, batch_norm, environment, keras_hooks
-from trainloop.callback import Callback
+from trainloop.callback import Callback, checked_state
 from trainloop.callbacks import WeightAveraging
 from trainloop.checkpoint import Checkpoints
 from trainloop.default_callbacks import with_defaults
@@ -59,6 +59,7 @@ class Resumable(Evaluator):
         self._log_sizes: list[int] | None = None
         self._progress: dict[str, Any] | None = None
         self._data_shape: Any = None
+        self._data_since: int | None = None
         self._summed: list[str] | None = None
         self._given_seed, self._warned_of_weights = seed, False
         self._newest_seen = 0 if self.checkpoints is None else max(self.checkpoints.steps(), default=0)
@@ -104,8 +105,10 @@ class Resumable(Evaluator):
         step = self._restore(self.checkpoints.find(which), self.checkpoints)
         for name, value in self._settings_given().items():
             if value != given[name]:
-                told = "the run goes on with %s=%s, as it was saved, not with %s, as it was given"
-                logging.warning(told, name, value, given[name])
+                told = "the run goes on with %s=%s, as it was saved, not with %s, as it was given%s"
+                why = "" if name == "seed" else " (a callback has changed it in the run, or somebody in the script)"
+                logging.warning(told, name, value, given[name], why)
+        logging.warning("the run stands at step %d, from %s", step, self.checkpoints.path(step))
         return step
 
     def _restore(self, step: int, checkpoints: Checkpoints) -> int:
@@ -115,9 +118,13 @@ class Resumable(Evaluator):
                 self._build_variables()
             whole = ("model", "optimizer") if built and self.optimizers else ("model",) if built else ()
             with self.state.without_iterator():  # which data the saved position is in is known when they are opened
-                self._restored = checkpoints.restore(self.state.checkpoint, step, whole)
+                self._restored = checkpoints.restore(
+                    self.state.checkpoint, step, whole=whole, optimizers=self._optimizer_classes()
+                )
             self._of_replicas = {}
             self._track_replicas()
+        for told in self._restored.other_optimizers:
+            logging.warning("%s; it goes on with what that one has kept of the gradients", told)
         self._newest_seen = max(checkpoints.steps(), default=0)
         if changed := environment.differences(checkpoints.manifest(step)["environment"], self.environment()):
             logging.warning(
@@ -125,6 +132,10 @@ class Resumable(Evaluator):
                 "; ".join(changed),
             )
         return step
+
+    def _optimizer_classes(self) -> dict[str, str]:
+        inner = {key: getattr(each, "inner_optimizer", each) for key, each in self.optimizers.items()}
+        return {key: type(each).__name__ for key, each in inner.items()}
 
     def _settings_given(self) -> dict[str, Any]:
         """Returns what the script has set and a checkpoint brings too, by name."""
@@ -217,15 +228,24 @@ class Resumable(Evaluator):
             "latest_metrics": _to_json(self.latest_metrics),
             "progress": None if self._progress is None else _to_json(self._progress),
             "data": self._data_shape,
+            "data_since": self._data_since,
             "scalars": self._summed,
-            "callbacks": {key: callback.get_state() for key, callback in self._named_callbacks().items()},
+            "optimizers": self._optimizer_classes(),
+            "callbacks": self._states_of_callbacks(),
         }
+
+    def _states_of_callbacks(self) -> dict[str, dict[str, Any]]:
+        return {key: checked_state(key, callback.get_state()) for key, callback in self._named_callbacks().items()}
 
     def _set_host_state(self, state: dict[str, Any]) -> None:
         self.seed, self._log_sizes = state["seed"], state["log_size"]
-        self._data_shape, self._summed = state["data"], state["scalars"]
+        self._data_shape, self._data_since, self._summed = state["data"], state["data_since"], state["scalars"]
         self.latest_metrics, self._progress = _from_json(state["latest_metrics"]), state["progress"]
-        for key, callback in self._named_callbacks().items():
+        named = self._named_callbacks()
+        for key, of_callback in state["callbacks"].items():
+            if of_callback and key not in named:
+                logging.warning("%s is not there now, and was when the checkpoint was saved; its state is dropped", key)
+        for key, callback in named.items():
             if key in state["callbacks"]:
                 callback.set_state(state["callbacks"][key])
             elif type(callback).get_state is not Callback.get_state:

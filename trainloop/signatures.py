@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from trainloop.origins import warn_user
@@ -33,6 +33,22 @@ _IN_KERAS = {  # what `Model.fit`, `evaluate` and `predict` take, and where it g
     "initial_epoch": "epochs= is the total of the run; trainer.restore_or_initialize() goes on where it was",
     "return_dict": "what is returned is always a dict",
 }
+_EACH_EPOCH = "write on_trigger(self, trainer), with the line trigger = Every(epochs=1)"
+_EACH_STEP = "write on_trigger(self, trainer), with a line such as trigger = Every(steps=100)"
+_HOOKS_IN_KERAS = {  # what a callback of Keras has, and what is here in its place
+    "on_epoch_begin": _EACH_EPOCH,
+    "on_epoch_end": _EACH_EPOCH,
+    "on_batch_begin": _EACH_STEP,
+    "on_batch_end": _EACH_STEP,
+    "on_train_batch_begin": _EACH_STEP,
+    "on_train_batch_end": _EACH_STEP,
+    "on_train_begin": "write on_fit_begin(self, trainer)",
+    "on_train_end": "write on_fit_end(self, trainer)",
+    "on_test_begin": "write on_phase_begin(self, trainer, phase)",
+    "on_test_end": "write on_phase_end(self, trainer, phase, metrics)",
+    "on_predict_begin": "write on_phase_begin(self, trainer, phase)",
+    "on_predict_end": "write on_phase_end(self, trainer, phase, metrics)",
+}
 
 
 def strict(
@@ -53,14 +69,81 @@ def strict(
                 f"{name} takes one data set, {first}=, and was given {len(args)} arguments without a name; wrap arrays "
                 f"as {name}({_FROM_ARRAYS}, ...)"
             )
-        for option in options:
-            if option not in (first, *others):
-                near = difflib.get_close_matches(option, (first, *others), n=1)
-                hint = _IN_KERAS.get(option) or (f"did you mean {near[0]}=?" if near else f"it takes {_listed(others)}")
-                raise TypeError(f"{name} has no argument {option}=; {hint}")
+        _check_names(name, options, [first, *others], _IN_KERAS)
         return method(self, *args, **options)
 
     return checked
+
+
+def names_checked(function: Callable[_Given, _Returned]) -> Callable[_Given, _Returned]:
+    """Wraps a function or a constructor, so that whoever misspells an argument is told which one was meant.
+
+    Args:
+      function: With keyword arguments that are all named in its signature.
+    """
+    names = [*inspect.signature(function).parameters]
+
+    @functools.wraps(function)
+    def checked(*args: _Given.args, **options: _Given.kwargs) -> _Returned:
+        name = type(args[0]).__name__ if function.__name__ == "__init__" else function.__name__
+        _check_names(name, options, names, {})
+        return function(*args, **options)
+
+    return checked
+
+
+def one_nest(function: Callable[_Given, _Returned]) -> Callable[_Given, _Returned]:
+    """Wraps a function of one nest of arrays, so that whoever gives them one by one is told to pack them.
+
+    Args:
+      function: All but its first argument are keyword arguments.
+    """
+    named = names_checked(function)
+
+    @functools.wraps(function)
+    def checked(*args: _Given.args, **options: _Given.kwargs) -> _Returned:
+        if len(args) > 1:
+            name, packed = function.__name__, ", ".join(("x", "y", "sample_weight")[: len(args)])
+            raise TypeError(
+                f"{name} takes one nest of arrays, and was given {len(args)} arguments without a name; pack them: "
+                f"{name}(({packed}), batch_size=...)"
+            )
+        return named(*args, **options)
+
+    return checked
+
+
+def _check_names(name: str, options: Mapping[str, Any], known: Sequence[str], hints: Mapping[str, str]) -> None:
+    for option in options:
+        if option not in known:
+            near = difflib.get_close_matches(option, known, n=1)
+            hint = hints.get(option) or (f"did you mean {near[0]}=?" if near else f"it takes {_listed(known[1:])}")
+            raise TypeError(f"{name} has no argument {option}=; {hint}")
+
+
+def check_called_with(function: Callable[..., Any], argument: str, given: str, advice: str = "") -> None:
+    """Refuses a function that cannot be called with what it is given.
+
+    Args:
+      function: The user's.
+      argument: Where the user gave it (`"from_arrays: map_fn"`), for messages.
+      given: The names of what it is called with, between commas.
+      advice: How a body begins that wants other arguments.
+
+    Raises:
+      TypeError: If it takes others; the message says how to write it.
+    """
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # some that are not written in Python do not tell
+        return
+    names = given.split(", ")
+    try:
+        signature.bind(*names)
+    except TypeError as error:
+        what = f"({given})" if len(names) > 1 else f"the {given} alone"
+        name = argument.rpartition(" ")[2]
+        raise TypeError(f"{argument}{signature} is called with {what}; write {name}({given}){advice}") from error
 
 
 def check_step_methods(trainer: Any, base: type) -> None:
@@ -98,5 +181,29 @@ def check_step_methods(trainer: Any, base: type) -> None:
         )
 
 
-def _listed(names: list[str]) -> str:
+def check_hooks(callback: Any, base: type) -> None:
+    """Warns of methods of a callback that nothing calls, because they have another library's names, or no trigger.
+
+    Args:
+      callback: The callback.
+      base: The class whose hooks it overrides.
+    """
+    kind = type(callback)
+    hooks = [name for name in vars(base) if name.startswith("on_")]
+    for name in dir(kind):
+        if name in hooks or not name.startswith("on_"):
+            continue
+        near = difflib.get_close_matches(name, hooks, n=1, cutoff=0.8)
+        hint = _HOOKS_IN_KERAS.get(name) or (f"did you mean {near[0]}?" if near else None)
+        if hint is not None:
+            warn_user(f"{kind.__name__}.{name} is called by nothing: {base.__name__} has no such hook; {hint}")
+    own = kind.on_trigger.__module__.partition(".")[0] != __name__.partition(".")[0]
+    if own and callback.trigger is None:
+        warn_user(
+            f"{kind.__name__}.on_trigger is called by nothing, since its trigger is None; give the class a line such "
+            "as trigger = Every(epochs=1)"
+        )
+
+
+def _listed(names: Sequence[str]) -> str:
     return ", ".join(f"{name}=" for name in names)

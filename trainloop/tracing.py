@@ -84,6 +84,7 @@ class Trace:
         value)`, in the order in which they ended.
       declared: The draws made through `trainloop.random`, as `(graph, first op, number of ops after it)`.
       unkeyed: What was drawn where no key could be made, as descriptions.
+      replays: The graphs that only do for many samples what other ops of the trace do for one.
       violations: Where a layer contradicted its phase.
       in_graph: Whether a graph was being built when the trace began.
     """
@@ -101,6 +102,7 @@ class Trace:
         self._sorted_calls = 0
         self.declared: list[tuple[tf.Graph, int, int]] = []
         self.unkeyed: list[str] = []
+        self.replays: list[tf.Graph] = []
 
     @property
     def roots(self) -> list[Any]:
@@ -227,6 +229,7 @@ def merged(traces: Sequence[Trace]) -> Trace:
         whole.given += trace.given
         whole.declared += trace.declared
         whole.unkeyed += trace.unkeyed
+        whole.replays += trace.replays
         whole.violations += trace.violations
         for root in trace.roots:
             whole.add_root(root)
@@ -239,6 +242,12 @@ _traces: Ambient[Trace] = Ambient()
 def current() -> Trace | None:
     """Returns the trace that is going on here, or None."""
     return _traces.current()
+
+
+def note_replay() -> None:
+    """Notes that the graph being built here only does for many samples what was traced for one."""
+    if (trace := current()) is not None:
+        trace.replays.append(tf.compat.v1.get_default_graph())
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from trainloop.monte_carlo import Sampling
 from trainloop.phase import Phase, check_phase
 from trainloop.reporting import ReportWindow
 from trainloop.results import History
-from trainloop.signatures import strict
+from trainloop.signatures import names_checked, strict
 from trainloop.steps import Ran, SummingLoop
 from trainloop.triggers import AtEnd, Every, Moment, Trigger, counts_epochs
 from trainloop.user_code import noted
@@ -94,6 +94,7 @@ class Trainer(GoingBack):
       (80, True)
     """
 
+    @names_checked
     def __init__(
         self,
         model: Any,
@@ -318,7 +319,8 @@ class Trainer(GoingBack):
             raise
         except Interrupted:
             self._save()
-        self.history.stop_reason = self._stop_reason
+        by_signal = None if interrupts.received is None else interrupts.received.name
+        self.history.stop_reason = self._stop_reason or by_signal
 
     def _where_it_stands(self) -> str:
         """Says, for whoever has stopped the run, whether it can go on."""
@@ -369,6 +371,7 @@ class Trainer(GoingBack):
         """Makes every variable and traces every step, so that what cannot work is known before the run is under way."""
         self._build_models(stream)
         self._build_variables()
+        self._states_of_callbacks()  # which raises where one cannot be saved
         if self._restored is not None:
             self._restored.check(whole=("model", "optimizer"))
         self.state.track_iterator(stream.saved_iterator)

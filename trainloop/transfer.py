@@ -141,7 +141,7 @@ def _directory(source: str | os.PathLike[str], which: Any) -> pathlib.Path:
         raise FileNotFoundError(
             f"load_weights: source={str(path)!r} {what}; give the workdir of a run, or one of its checkpoints/step_*"
         )
-    return checkpoints.path(checkpoints.find(which))
+    return checkpoints.path(checkpoints.find(which, asked_by="load_weights"))
 
 
 class _Saved:

@@ -1,5 +1,7 @@
 """`EarlyStopping`: what is counted, when it stops, and that a resumed run counts on."""
 
+import signal
+
 import pytest
 
 from trainloop import Callback, Checkpointing, EarlyStopping, Every, Phase
@@ -79,13 +81,16 @@ def test_a_resumed_run_stops_where_an_unbroken_one_does(feed, cut):
     assert feed(resumed, values[cut:], start=cut) == 5
 
 
-def test_a_run_that_was_stopped_stays_so_when_it_is_started_again(feed, fake_trainer):
+def test_a_run_that_was_stopped_stays_so_when_it_is_started_again_and_says_how_to_go_on(feed, fake_trainer, caplog):
     first = EarlyStopping(patience=1)
     feed(first, [1, 2])
     again = EarlyStopping(patience=1)
     again.set_state(first.get_state())
     trainer = fake_trainer(step=2)
     again.on_fit_begin(trainer)
+    [told] = caplog.messages
+    assert told.startswith("EarlyStopping: this run had been stopped already, after 1 values of eval/loss without impr")
+    assert told.endswith("To go on all the same, give it a larger patience=, or leave it out")
     assert trainer.stop_reason == "EarlyStopping: the last value of eval/loss did not improve on the best (1 at step 1)"
 
 
@@ -113,6 +118,20 @@ def test_the_count_is_in_the_checkpoint(make_trainer, pairs, tmp_path):
     assert resumed.restore_or_initialize() == 8
     resumed.fit(pairs, epochs=10, eval_data=pairs)
     assert resumed.step == 16
+
+
+class Interrupts(Callback):
+    trigger = Every(steps=2)
+
+    def on_trigger(self, trainer):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_who_leaves_before_the_first_evaluation_is_not_told_that_there_was_none(make_trainer, pairs):
+    trainer = make_trainer(Interrupts(), EarlyStopping(patience=1))
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(pairs, epochs=1, eval_data=pairs)
+    assert (trainer.step, trainer.history.stop_reason) == (2, "SIGINT")
 
 
 class Steps(Callback):

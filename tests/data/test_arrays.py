@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from trainloop import data, random
 from trainloop.data import ArrayData, addressed
+from trainloop.data import arrays as arrays_module
 
 ROWS, BATCH, STEPS_PER_EPOCH = 10, 4, 3
 NUMBERS = np.arange(ROWS)
@@ -72,6 +73,23 @@ def test_blocks_of_batches_are_of_no_consequence(rows: int, size: int, epoch: in
         assert taken(source, 45, epoch=epoch) == whole
         batch = source.steps_per_epoch - 1
         assert taken(source, 5, epoch=epoch, batch=batch) == whole[batch : batch + 5]
+
+
+@pytest.mark.parametrize("together", [1, 2, 3, 32])
+def test_how_many_batches_are_gathered_together_is_of_no_consequence(
+    monkeypatch: pytest.MonkeyPatch, together: int
+) -> None:
+    pairs = (np.arange(22), np.arange(44).reshape(22, 2))
+
+    def batches() -> list[Any]:
+        source = data.from_arrays(pairs, batch_size=4)
+        found = [*source.once, *source.endless(1, 1, 2).take(15)]
+        return [tf.nest.map_structure(lambda leaf: leaf.numpy().tolist(), batch) for batch in found]
+
+    expected = batches()
+    monkeypatch.setattr(arrays_module, "_MOST_TOGETHER", together)
+    assert batches() == expected
+    assert [len(y) for _, y in expected[:6]] == [4, 4, 4, 4, 4, 2]
 
 
 def test_other_phases_see_all_rows_once_in_order() -> None:
@@ -225,7 +243,7 @@ def test_to_seek_costs_a_block_however_many_rows_there_are(
     batch = source.steps_per_epoch - 1 if deep else 0
     next(iter(source.endless(1, 7, batch)))
     assert sum(looked_at[:1]) <= 8192
-    assert len(looked_at) <= 3  # one to begin with, and what is read ahead
+    assert sum(looked_at) <= 3 * 8192  # one to begin with, and what is read ahead
 
 
 @pytest.mark.parametrize(
@@ -247,6 +265,37 @@ def test_to_seek_costs_a_block_however_many_rows_there_are(
             TypeError,
             r"arrays= holds an array of dtype datetime64\[s\], which TensorFlow does",
         ),
+        (
+            (NUMBERS, list(NUMBERS.reshape(10, 1))),
+            {},
+            ValueError,
+            r"arrays= must have the same number of rows; arrays\[1\] is a list of 10 arrays; numpy.asarray makes one",
+        ),
+        (
+            {"x": NUMBERS, "y": [NUMBERS[1:], NUMBERS]},
+            {},
+            ValueError,
+            r"arrays= must have the same number of rows; their shapes are \(10,\), \(9,\), \(10,\)$",
+        ),
+        (np.array([NUMBERS, None], object), {}, TypeError, "arrays= holds an array of dtype object, of which no"),
+        (
+            NUMBERS,
+            {"map_fn": lambda x, y: (x, y)},
+            TypeError,
+            r"map_fn\(x, y\) is called with the batch alone; write map_fn\(batch\): x, y = batch",
+        ),
+        (
+            NUMBERS,
+            {"augment_fn": lambda batch: batch},
+            TypeError,
+            r"augment_fn\(batch\) is called with \(batch, key\); write augment_fn\(batch, key\)",
+        ),
+        (
+            NUMBERS,
+            {"augment_fn": lambda x, y, key: (x, y)},
+            TypeError,
+            r"augment_fn\(x, y, key\) is called with \(batch, key\); write",
+        ),
         (NUMBERS, {"map_fn": 3}, TypeError, "map_fn=3 must be a function, or None"),
         (NUMBERS, {"augment_fn": True}, TypeError, "augment_fn=True must be a function, or None"),
         ({"x": None}, {}, TypeError, "arrays= holds None of type NoneType; every leaf must be an array"),
@@ -257,3 +306,28 @@ def test_arrays_that_are_none_are_refused(
 ) -> None:
     with pytest.raises(error, match=f"^from_arrays: {message}"):
         data.from_arrays(arrays, **{"batch_size": BATCH} | options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"map_fn": lambda batch: None}, "map_fn returned None; it must return the batch"),
+        ({"augment_fn": lambda batch, key: None}, "augment_fn returned None; it must return the batch"),
+        (
+            {"augment_fn": lambda x, y: (x, y)},
+            r"augment_fn returned its second argument, the key, .* is called with \(batch, key\) and must return",
+        ),
+    ],
+)
+def test_what_returns_no_batch_is_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=f"^{message}"):
+        taken(numbers(**options), 1)
+
+
+def test_who_gives_arrays_one_by_one_is_told_to_pack_them() -> None:
+    with pytest.raises(
+        TypeError, match=r"was given 2 arguments .*; pack them: from_arrays\(\(x, y\), batch_size=\.\.\.\)$"
+    ):
+        data.from_arrays(NUMBERS, NUMBERS, batch_size=4)  # type: ignore[misc]
+    with pytest.raises(TypeError, match=r"^from_arrays has no argument batchsize=; did you mean batch_size=\?"):
+        data.from_arrays(NUMBERS, batchsize=4)  # type: ignore[call-arg]

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from absl import logging
+
 from trainloop import arguments
 from trainloop.callback import Callback
 from trainloop.monitor import Mode, Monitor
@@ -21,8 +23,8 @@ class EarlyStopping(Callback):
     """Stops `fit` when a metric has not improved for some time.
 
     What is counted are the values of the metric: evaluations for `"eval/loss"`, reports for `"loss"`. The count is
-    saved with the run, so a resumed one stops where an unbroken one does, and one that had been stopped stays so. A
-    further `fit` of the same Trainer counts anew.
+    saved with the run, so a resumed one stops where an unbroken one does, and one that had been stopped stays so, until
+    it is given a larger `patience` or no `EarlyStopping`. A further `fit` of the same Trainer counts anew.
 
     The weights stay those of the last step. The best ones are a matter of checkpoints: let `Checkpointing` save when an
     evaluation is due, with the same `monitor`, and call `trainer.restore("best")` after `fit`.
@@ -63,6 +65,12 @@ class EarlyStopping(Callback):
             self._best, self._best_step, self._waited, self._has_stopped_a_fit = None, 0, 0, False
         elif self._waited >= self.patience:
             self._stop(trainer)
+            logging.warning(
+                "EarlyStopping: this run had been stopped already, after %d values of %s without improvement. To go on "
+                "all the same, give it a larger patience=, or leave it out",
+                self._waited,
+                self.monitor.name,
+            )
 
     def on_report(self, trainer: Trainer, metrics: Mapping[str, Any]) -> None:
         self._see(trainer, metrics)
@@ -79,7 +87,8 @@ class EarlyStopping(Callback):
         self._failed = True
 
     def on_fit_end(self, trainer: Trainer) -> None:
-        if not (self._failed or self._has_stopped_a_fit) and self.monitor.name not in trainer.latest_metrics:
+        left_early = self._failed or trainer.history.stop_reason is not None
+        if not left_early and self.monitor.name not in trainer.latest_metrics:
             warn_user(
                 f"EarlyStopping: monitor={self.monitor.name!r} never had a value, so nothing could stop this fit; give "
                 "it an eval_data=, and an eval_every= that comes before its end"

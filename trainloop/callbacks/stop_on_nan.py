@@ -53,6 +53,9 @@ class StopOnNaN(Callback):
     checkpoint, the first tensor that was not finite and the line of code that made it. Only the step in which it arose
     is run with every tensor checked: what loss scaling has dealt with before is no fault.
 
+    What is tested is the loss, and no other tensor. NaN that the model swallows (a `relu` makes 0 of it) leaves the
+    loss finite, though gradients and weights may be spoilt: look at the data before, with `numpy.isfinite`.
+
     With `rollbacks` the run goes back to that checkpoint instead, and on without the batch at fault. For the callbacks
     that is a `fit` that fails and one that begins, as if the program had been started again: `on_exception`,
     `on_fit_end`, `on_fit_begin`. The logs are cut back; a new line in `phases.jsonl`, and a warning, say why. There is

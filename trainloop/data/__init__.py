@@ -16,6 +16,7 @@ from trainloop.data.reading import (
     one_pass,
     training_stream,
     unwrapped,
+    what_changed,
 )
 from trainloop.data.sources import Source, SourceData, from_source
 from trainloop.data.streams import AddressedStream, Stream
@@ -42,5 +43,6 @@ __all__ = [
     "one_pass",
     "training_stream",
     "unwrapped",
+    "what_changed",
     "zip",
 ]

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from trainloop import random, tracing
 from trainloop.data.order import InOrder, Order
+from trainloop.signatures import check_called_with
 from trainloop.user_code import call_user, own_exceptions
 
 Batch = Any
@@ -69,6 +70,7 @@ class RowData(AddressedData):
     """
 
     _loads_in_python = False
+    _loaded_together = 1
 
     def __init__(
         self,
@@ -87,6 +89,10 @@ class RowData(AddressedData):
         for name, function in (("map_fn", map_fn), ("augment_fn", augment_fn)):
             if function is not None and not callable(function):
                 raise TypeError(f"{maker}: {name}={function!r} must be a function, or None")
+        if map_fn is not None:
+            check_called_with(map_fn, f"{maker}: map_fn", "batch", ": x, y = batch")
+        if augment_fn is not None:
+            check_called_with(augment_fn, f"{maker}: augment_fn", "batch, key")
         self.rows = rows
         self.batch_size = batch_size
         self.shuffle = shuffle
@@ -113,8 +119,9 @@ class RowData(AddressedData):
         specs: list[Any] = []
 
         def make(epoch: tf.Tensor, batch: tf.Tensor) -> tf.Tensor:
-            first_step = epoch * self.steps_per_epoch + batch
-            dataset = self._prepared(self._row_numbers(seed, epoch, batch).enumerate(first_step), seed, augment=True)
+            order_of = functools.lru_cache(maxsize=1)(functools.partial(self.order, seed))
+            numbers = self._row_numbers(order_of, epoch, batch, None, augment=True)
+            dataset = self._prepared(numbers, epoch * self.steps_per_epoch + batch, seed, augment=True)
             specs.append(dataset.element_spec)
             return tf.data.experimental.to_variant(dataset)
 
@@ -127,22 +134,36 @@ class RowData(AddressedData):
     @functools.cached_property
     def once(self) -> tf.data.Dataset:
         """All batches once, in the order of the rows, not augmented."""
-        numbers = tf.data.Dataset.range(self.rows).batch(self.batch_size).enumerate()
-        return self._prepared(numbers, 0, augment=False)
+        start = tf.constant(0, tf.int64)
+        numbers = self._row_numbers(lambda _: InOrder(self.rows), start, start, 1, augment=False)
+        batches = self._prepared(numbers, start, 0, augment=False)
+        return batches.apply(tf.data.experimental.assert_cardinality(self.steps_per_epoch))
+
+    def _together(self, *, augment: bool) -> int:
+        """Returns how many batches are loaded together; 1 where the user's functions are called on each."""
+        return 1 if self.map_fn is not None or (augment and self.augment_fn is not None) else self._loaded_together
 
     def _load(self, rows: tf.Tensor) -> Batch:
-        """Returns the rows of these numbers as a batch; called in a graph."""
+        """Returns the rows of these numbers as a batch, or of a matrix of numbers as several; called in a graph."""
         raise NotImplementedError
 
-    def _row_numbers(self, seed: int, epoch: tf.Tensor, batch: tf.Tensor) -> tf.data.Dataset:
-        """Returns the numbers of the rows in each batch from a position on.
+    def _row_numbers(
+        self,
+        order_of: Callable[[int], Order | InOrder],
+        epoch: tf.Tensor,
+        batch: tf.Tensor,
+        epochs: int | None,
+        *,
+        augment: bool,
+    ) -> tf.data.Dataset:
+        """Returns the numbers of the rows in each batch from a position on: vectors, or matrices of several batches.
 
         Python is asked for them a block of batches at a time; no block reaches over the end of an epoch.
         """
         length = max(1, _ROWS_IN_A_BLOCK // self.batch_size)
         blocks = math.ceil(self.steps_per_epoch / length)
         first = epoch * blocks + batch // length
-        order_of = functools.lru_cache(maxsize=1)(functools.partial(self.order, seed))
+        together = self._together(augment=augment)
 
         def block(number: np.ndarray, start: np.ndarray) -> np.ndarray:
             in_epoch, place = divmod(int(number), blocks)
@@ -152,37 +173,66 @@ class RowData(AddressedData):
         def batches(number: tf.Tensor) -> tf.data.Dataset:
             start = tf.where(number == first, batch, number % blocks * length)
             rows = tf.ensure_shape(tf.numpy_function(block, [number, start], tf.int64, stateful=False), [None])
-            return tf.data.Dataset.from_tensor_slices(rows).batch(self.batch_size)
+            in_full = tf.size(rows) // self.batch_size * self.batch_size
+            full = tf.data.Dataset.from_tensor_slices(tf.reshape(rows[:in_full], [-1, self.batch_size]))
+            rest = tf.data.Dataset.from_tensors(rows[in_full:]).take(tf.cast(tf.size(rows) > in_full, tf.int64))
+            if together == 1:
+                return full.concatenate(rest)
+            return full.batch(together).concatenate(rest.batch(1))
 
-        return tf.data.Dataset.range(first, _ENDLESS).flat_map(_not_converted(batches))
+        end = _ENDLESS if epochs is None else epochs * blocks
+        return tf.data.Dataset.range(first, end).flat_map(_not_converted(batches))
 
-    def _prepared(self, numbers: tf.data.Dataset, seed: int, *, augment: bool) -> tf.data.Dataset:
-        """Returns the batches for a dataset of pairs: the place of a batch, and the numbers of its rows."""
+    def _prepared(
+        self, numbers: tf.data.Dataset, first_step: tf.Tensor, seed: int, *, augment: bool
+    ) -> tf.data.Dataset:
+        """Returns the batches for the numbers of their rows; the first one is that of a step."""
         augment_fn = self.augment_fn if augment else None
-        calls_user = self.map_fn is not None or augment_fn is not None
 
         def load(place: tf.Tensor, rows: tf.Tensor) -> Any:
-            return (place, self._load(rows)) if calls_user else self._load(rows)
+            return place, self._load(rows)
 
         def prepare(place: tf.Tensor, batch: Batch) -> Batch:
             # A draw that the user's functions make without a key gets one too, from the place of the batch.
             with tracing.recorded() as trace, random.keyed(seed=seed, phase="data", place=place, replica=0):
-                batch = call_user(self.map_fn, batch) if self.map_fn else batch
-                batch = call_user(augment_fn, batch, tf.stack([seed, place])) if augment_fn else batch
+                batch = _returned(call_user(self.map_fn, batch), "map_fn") if self.map_fn else batch
+                if augment_fn:
+                    key = tf.stack([seed, place])
+                    batch = _returned(call_user(augment_fn, batch, key), "augment_fn", key)
             self.unkeyed = trace.unkeyed
             return batch
 
-        parallel = tf.data.AUTOTUNE if calls_user and not self._loads_in_python else None
-        batches = numbers.map(_not_converted(load), num_parallel_calls=parallel)
-        if calls_user:
+        together = self._together(augment=augment)
+        if self.map_fn is not None or augment_fn is not None:
+            parallel = None if self._loads_in_python else tf.data.AUTOTUNE
+            batches = numbers.enumerate(first_step).map(_not_converted(load), num_parallel_calls=parallel)
             with own_exceptions():
                 batches = batches.map(_not_converted(prepare), num_parallel_calls=tf.data.AUTOTUNE)
+        else:
+            batches = numbers.map(_not_converted(self._load))
+            batches = batches if together == 1 else batches.unbatch()
         options = tf.data.Options()
         # The autotuner has a thread that TensorFlow may wait for when an iterator goes: 40 seconds were seen. And there
         # is nothing in this pipeline to rewrite, which would be tried each time that an iterator is made.
         options.autotune.enabled = False
         options.experimental_optimization.apply_default_optimizations = False
-        return batches.prefetch(tf.data.AUTOTUNE).with_options(options)
+        return batches.prefetch(tf.data.AUTOTUNE if together == 1 else together).with_options(options)
+
+
+def _returned(batch: Batch, name: str, key: tf.Tensor | None = None) -> Batch:
+    """Returns what a function of the user's has returned.
+
+    Raises:
+      TypeError: If that is no batch.
+    """
+    if batch is None:
+        raise TypeError(f"{name} returned None; it must return the batch")
+    if key is not None and batch is not key and any(leaf is key for leaf in tf.nest.flatten(batch)):
+        raise TypeError(
+            f"{name} returned its second argument, the key, as a part of the batch; it is called with (batch, key) and "
+            "must return a batch like the one it got: x, y = batch"
+        )
+    return batch
 
 
 def check_positive(value: Any, argument: str) -> None:

@@ -9,21 +9,27 @@ import numpy as np
 import tensorflow as tf
 
 from trainloop.data.addressed import AugmentFn, Batch, MapFn, RowData
+from trainloop.signatures import one_nest
 from trainloop.user_code import called_by_tensorflow
+
+_MOST_TOGETHER, _BYTES_TOGETHER = 32, 1 << 18
+_SHOWN = 5
 
 
 class ArrayData(RowData):
     """Arrays in batches; made by `from_arrays`."""
 
     def __init__(self, arrays: Any, **options: Any):
+        given = arrays
         arrays = tf.nest.map_structure(_as_array, _lists_as_tuples(arrays))
         leaves = tf.nest.flatten(arrays)
         if not leaves:
             raise ValueError(f"from_arrays: arrays={arrays!r} holds no array")
         lengths = {len(leaf) for leaf in leaves}
         if len(lengths) != 1:
-            shapes = ", ".join(str(leaf.shape) for leaf in leaves)
-            raise ValueError(f"from_arrays: arrays= must have the same number of rows; their shapes are {shapes}")
+            shapes = ", ".join(str(leaf.shape) for leaf in leaves[:_SHOWN])
+            why = _list_of_rows(given, "arrays") or f"their shapes are {shapes}{', ...' * (len(leaves) > _SHOWN)}"
+            raise ValueError(f"from_arrays: arrays= must have the same number of rows; {why}")
         rows = lengths.pop()
         if rows == 0:
             raise ValueError("from_arrays: arrays= has no rows")
@@ -33,8 +39,11 @@ class ArrayData(RowData):
         # tensor, which would hold all of a file that is only mapped.
         self._mapped = {place: leaf for place, leaf in enumerate(leaves) if _is_mapped(leaf)}
         self._loads_in_python = bool(self._mapped)
+        if not self._mapped:  # to gather a small batch costs less than to be asked for it
+            size = sum(leaf.nbytes for leaf in leaves) * self.batch_size // rows
+            self._loaded_together = max(1, min(_MOST_TOGETHER, _BYTES_TOGETHER // max(1, size)))
         with tf.device("CPU"):
-            self._tensors = {place: tf.constant(leaf) for place, leaf in enumerate(leaves) if place not in self._mapped}
+            self._tensors = {place: _as_tensor(leaf) for place, leaf in enumerate(leaves) if place not in self._mapped}
 
     def _load(self, rows: tf.Tensor) -> Batch:
         leaves = {place: tf.gather(tensor, rows) for place, tensor in self._tensors.items()}
@@ -50,6 +59,7 @@ class ArrayData(RowData):
         return [_readable(leaf[rows]) for leaf in self._mapped.values()]
 
 
+@one_nest
 def from_arrays(
     arrays: Any,
     *,
@@ -113,7 +123,9 @@ def _as_array(value: Any) -> np.ndarray:
         )
     array = np.asarray(value)
     if array.ndim == 0:
-        raise ValueError("from_arrays: arrays= holds a scalar; every leaf must have rows")
+        raise ValueError(
+            "from_arrays: arrays= holds a scalar; every leaf must have rows (numpy.asarray makes one array of a list)"
+        )
     try:
         tf.as_dtype(array.dtype)
     except TypeError as error:
@@ -122,6 +134,26 @@ def _as_array(value: Any) -> np.ndarray:
             "apart, or convert it"
         ) from error
     return array
+
+
+def _as_tensor(array: np.ndarray) -> tf.Tensor:
+    try:
+        return tf.constant(array)
+    except (TypeError, ValueError) as error:
+        if array.dtype != object:
+            raise
+        raise TypeError(
+            "from_arrays: arrays= holds an array of dtype object, of which no tensor can be made; numpy.stack makes "
+            "one array of rows of one shape, and from_source takes rows that Python looks up"
+        ) from error
+
+
+def _list_of_rows(nest: Any, name: str) -> str | None:
+    """Says which part of what was given is a list with an array for each row, as far as one can tell."""
+    if isinstance(nest, list) and len(nest) > _SHOWN and len({np.shape(part) for part in nest}) == 1:
+        return f"{name} is a list of {len(nest)} arrays; numpy.asarray makes one array of it"
+    parts = nest.items() if isinstance(nest, dict) else enumerate(nest) if isinstance(nest, (list, tuple)) else ()
+    return next((found for key, part in parts if (found := _list_of_rows(part, f"{name}[{key!r}]"))), None)
 
 
 def _is_mapped(array: np.ndarray) -> bool:

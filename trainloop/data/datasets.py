@@ -73,6 +73,7 @@ class DatasetStream(Stream):
         _read.add(dataset)
         self.replays = resume == "replay"
         self._cardinality = int(dataset.cardinality())
+        self.shape = {"dataset": _known_of(dataset)}
         self.may_end = self._cardinality == tf.data.UNKNOWN_CARDINALITY
         # This one is not read from. TensorFlow makes another one when it restores an iterator, and `shuffle` draws for
         # that once more; so the iterator that a run begins with has to be the second one too.
@@ -157,6 +158,25 @@ _SHUFFLES_WITHIN = (
     "where a checkpoint falls on the end of a pass: a resumed run may see the next passes in another order. Put "
     "repeat() next to shuffle(), or leave it out and give epochs="
 )
+
+
+def _known_of(dataset: tf.data.Dataset) -> dict[str, Any]:
+    """Returns what a dataset tells of its rows and batches, without being read."""
+    nodes = list(_nodes(dataset))
+    sizes = [tf.get_static_value(node._batch_size) for node in nodes if hasattr(node, "_batch_size")]
+    origins = [node for node in nodes if not getattr(node, "_inputs", list)()]
+    return {
+        "batches": _counted(dataset),
+        "batch_size": [None if size is None else int(size) for size in sizes],
+        "rows": [_counted(origin) for origin in origins],
+        "element": [str(leaf) for leaf in tf.nest.flatten(dataset.element_spec)],
+    }
+
+
+def _counted(dataset: tf.data.Dataset) -> int | str:
+    cardinality = int(dataset.cardinality())
+    special = {tf.data.INFINITE_CARDINALITY: "endless", tf.data.UNKNOWN_CARDINALITY: "unknown"}
+    return special.get(cardinality, cardinality)
 
 
 def _nodes(dataset: Any) -> Iterator[Any]:

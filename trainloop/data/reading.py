@@ -26,6 +26,38 @@ def is_same(source: Any, other: Any) -> bool:
     return unwrapped(source) is unwrapped(other)
 
 
+def what_changed(before: Any, now: Any) -> str | None:
+    """Says in what two shapes of training data differ; None where they do not, or the first is not known.
+
+    Args:
+      before: The shape of those in which a position was saved.
+      now: The shape of those in which it is to be found again.
+
+    Example:
+      >>> what_changed([100, 10], [100, 20])
+      '100 rows in batches of 10 then, 100 rows in batches of 20 now'
+    """
+    if before is None or before == now:
+        return None
+    old, new = (_known_of_dataset(shape) for shape in (before, now))
+    if old is not None and new is not None:
+        return "; ".join(f"{key} {old.get(key)} then, {new[key]} now" for key in new if old.get(key) != new[key])
+    return f"{_described(before)} then, {_described(now)} now"
+
+
+def _known_of_dataset(shape: Any) -> dict[str, Any] | None:
+    known = shape.get("dataset") if isinstance(shape, dict) else None
+    return known if isinstance(known, dict) else None
+
+
+def _described(shape: Any) -> str:
+    if _known_of_dataset(shape) is not None:
+        return "a tf.data.Dataset"
+    if isinstance(shape, dict):
+        return ", ".join(f"{name}: {_described(part)}" for name, part in shape.items())
+    return "{} rows in batches of {}".format(*shape)
+
+
 def training_stream(
     source: Any,
     run_seed: int,

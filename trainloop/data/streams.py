@@ -11,6 +11,7 @@ class Stream:
     """The training data of a run, with a position.
 
     Attributes:
+      shape: What a position in the data depends on, as far as it is known; a value of JSON.
       steps_per_epoch: Batches in an epoch; None where only the end of the data will tell, or there are no epochs.
       has_epochs: Whether the data come in epochs.
       restarts: Whether the data begin again where they end.
@@ -21,6 +22,7 @@ class Stream:
       caveat: Why a resumed run may see other batches than one that was not killed, and what it will see; else None.
     """
 
+    shape: Any = None
     steps_per_epoch: int | None = None
     has_epochs = True
     restarts = True

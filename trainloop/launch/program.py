@@ -49,6 +49,7 @@ def run(
       SystemExit: Always: 0 where `main` returns None, 2 where the command line is wrong or the workdir is in use, 130
         after Ctrl-C, 143 after SIGTERM.
     """
+    sys.path.insert(0, os.getcwd())  # as `python -m` does: what a config names may lie where the command is typed
     command_line.define(read_only, without_workdir)
     start = functools.partial(
         _start, read_only=read_only, without_workdir=without_workdir, in_other_processes=in_other_processes
@@ -200,8 +201,9 @@ def _is_worth_telling(record: LogRecord) -> bool:
 
 
 def _say_stopped() -> None:
-    step = _newest_step()
-    if step is None:
+    if "workdir" not in flags.FLAGS:  # nothing to continue
+        sys.stderr.write("stopped\n")
+    elif (step := _newest_step()) is None:
         sys.stderr.write("stopped before the first checkpoint; run the same command again to start over\n")
     else:
         sys.stderr.write(f"stopped at step {step}; run the same command again to continue\n")

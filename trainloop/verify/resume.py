@@ -6,12 +6,18 @@ Three processes make the runs, one after the other, and leave their states in fi
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
+import functools
 import multiprocessing
+import os
 import pathlib
 import pickle
+import signal
 import sys
 import tempfile
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from trainloop.launch.program import quiet_start
@@ -61,7 +67,7 @@ def verify_resume(build: Callable[..., Task], *, steps: int = 20) -> ResumeRepor
       ValueError: verify_resume: build=<function ...> cannot be found by a new process: ...
     """
     _check(build, steps)
-    with tempfile.TemporaryDirectory(prefix="trainloop-verify-") as directory:
+    with _ends_in_order(), tempfile.TemporaryDirectory(prefix="trainloop-verify-") as directory:
         place = pathlib.Path(directory)
         for part in (STRAIGHT, KILLED, RESUMED):
             lives = _in_new_process(_run_part, build, part, steps, place)
@@ -95,14 +101,46 @@ def _why_not_found(build: Callable[..., Any]) -> str:
 
 
 def _in_new_process(function: Callable[..., None], *args: Any) -> bool:
-    """Calls a function in a process that is started afresh; returns whether that lived to the end of it."""
+    """Calls a function in a process that is started afresh; returns whether that lived to the end of it.
+
+    It does not outlive this process, however that ends: then, too, the pipe that it watches is closed.
+    """
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as process:
+    watched, held = context.Pipe(duplex=False)
+    pool = functools.partial(concurrent.futures.ProcessPoolExecutor, 1, mp_context=context)
+    with watched, held, pool(initializer=_end_with, initargs=(watched,)) as process:
         try:
             process.submit(function, *args).result()
         except concurrent.futures.BrokenExecutor:
             return False
+        except BaseException:
+            held.close()  # else the executor would wait until the process has done its work
+            raise
     return True
+
+
+def _end_with(watched: Connection) -> None:
+    """Has this process end as soon as the other end of a pipe is closed, whatever it is doing."""
+
+    def watch() -> None:
+        watched.poll(None)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextlib.contextmanager
+def _ends_in_order() -> Iterator[None]:
+    """Has SIGTERM end this process as an exception does, so that what is made in the block is taken away again."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:  # whoever has set a handler knows
+        yield
+        return
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _run_part(build: Callable[..., Task], part: str, steps: int, place: pathlib.Path) -> None:

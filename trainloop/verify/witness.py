@@ -83,8 +83,8 @@ def run_part(
         raise TypeError(f"verify_resume: build= returned {task!r}; expected a trainloop.launch.Task")
     trainer = task.trainer
     saving = _checked(trainer, workdir)
-    if kills:
-        saving.trigger = At(steps=steps) if saving.trigger is None else saving.trigger | At(steps=steps)
+    # In all three runs, since a run knows what it has done at a step, and that it has saved there.
+    saving.trigger = At(steps=steps) if saving.trigger is None else saving.trigger | At(steps=steps)
     place.mkdir(exist_ok=True)
     seed = place.parent / "seed"
     if seed.exists():

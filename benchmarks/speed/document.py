@@ -1,0 +1,85 @@
+"""The page of figures: what was measured, as Markdown between two markers and as JSON."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.speed.sections import Section, Settings, table
+
+START, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
+_PACKAGES = ("trainloop-tf", "tensorflow", "tf-keras", "keras", "numpy")
+Results = dict[str, Any]  # of each section by name: `conditions` and `found`
+
+
+def conditions(settings: Settings) -> dict[str, Any]:
+    """Returns what figures depend on besides what is measured."""
+    return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "machine": f"{_processor()}, {os.cpu_count()} cores, {_gibibytes():.0f} GiB, {platform.system()}",
+        "load before": round(os.getloadavg()[0], 1),
+        "versions": {"Python": platform.python_version()} | {n: importlib.metadata.version(n) for n in _PACKAGES},
+        "rounds": settings.rounds,
+        "seconds": settings.seconds,
+    }
+
+
+def markdown(results: Results, sections: Mapping[str, Section]) -> str:
+    """Returns what there is to say: first what was to hold, then each section."""
+    parts = []
+    measured = {name: section for name, section in sections.items() if name in results}
+    goals = [goal for name, section in measured.items() for goal in section.goals(results[name]["found"])]
+    if goals:
+        rows = [[goal.what, goal.measured, goal.bound, "yes" if goal.met else "**no**"] for goal in goals]
+        parts += ["## Goals", table(["of what", "measured", "goal", "met"], rows)]
+    for name, section in measured.items():
+        told = _spell(results[name]["conditions"])
+        parts += [f"## {section.title}", section.describe(results[name]["found"]), f"<sub>{told}</sub>"]
+    return "\n\n".join(parts)
+
+
+def read(path: Path) -> Results:
+    """Returns what was written before; nothing where nothing was."""
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def write(path: Path, results: Results, sections: Mapping[str, Section]) -> None:
+    """Puts the text between the markers of a document, and the results beside it, as `.json`.
+
+    Raises:
+      ValueError: If the document lacks the markers.
+    """
+    document = path.read_text()
+    pattern = re.compile(f"{re.escape(START)}.*{re.escape(END)}", re.DOTALL)
+    if not pattern.search(document):
+        raise ValueError(f"{path} lacks the lines {START!r} and {END!r}; put them where the figures are to stand")
+    text = markdown(results, sections)
+    path.write_text(pattern.sub(lambda _: f"{START}\n{text}\n{END}", document))
+    path.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
+
+
+def _spell(conditions: Mapping[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in conditions["versions"].items())
+    return (
+        f"{conditions['date']}, {conditions['machine']}, load before {conditions['load before']}; "
+        f"{conditions['rounds']} rounds; {versions}"
+    )
+
+
+def _processor() -> str:
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1] if found else platform.processor() or platform.machine()
+
+
+def _gibibytes() -> float:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30

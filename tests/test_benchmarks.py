@@ -1,0 +1,181 @@
+"""The harness of `make bench`: who trains when, what follows from the seconds, and the page. Nobody trains here."""
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.speed import document, plot, rounds
+from benchmarks.speed.contents import SECTIONS, chosen
+from benchmarks.speed.peers import BASELINE, CONTROL, Kind, Task
+from benchmarks.speed.processes import Process
+from benchmarks.speed.sections import Goal, Section, Settings
+from benchmarks.speed.turns import GO, FirstTurn, Turns
+from benchmarks.speed.workloads import WORKLOADS
+
+ROOT = Path(__file__).resolve().parent.parent
+SETTINGS = Settings(["mlp"], ["trainloop"], rounds=3, seconds=0.5)
+
+
+class FakePeer:
+    """A peer that takes what the list says, and notes that it was its turn."""
+
+    def __init__(self, name, seconds, order):
+        self.name, self.seconds, self.order = name, iter(seconds), order
+
+    def turn(self):
+        self.order.append(self.name)
+        return next(self.seconds)
+
+
+class FakeChannel:
+    """A pipe whose other end gives some turns and hangs up."""
+
+    def __init__(self, turns):
+        self.left, self.sent = turns, []
+
+    def send(self, obj):
+        self.sent.append(obj)
+
+    def recv(self):
+        if self.left == 0:
+            raise EOFError
+        self.left -= 1
+        return GO
+
+
+def test_peers_take_turns_and_every_other_round_runs_backwards():
+    order = []
+    peers = {name: FakePeer(name, itertools.count(1.0), order) for name in "abc"}
+    assert rounds.play(peers, 3) == {"a": [1, 2, 3], "b": [1, 2, 3], "c": [1, 2, 3]}
+    assert "".join(order) == "abc" + "cba" + "abc"
+
+
+def test_a_ratio_is_taken_within_each_round():
+    """A machine that is ten times slower in one round changes no ratio."""
+    seconds = {"peer": [2.0, 30.0, 2.2, 2.0], "baseline": [1.0, 10.0, 1.0, 1.0]}
+    found = rounds.ratio(seconds, "peer", "baseline")
+    assert (found.median, found.low, found.high) == pytest.approx((2.1, 2.0, 2.4))
+    assert str(found) == "2.10 (2.00 to 2.40)"
+    assert str(rounds.ratio({"peer": [3.0], "baseline": [2.0]}, "peer", "baseline")) == "1.50 (1.50 to 1.50)"
+
+
+def test_a_turn_is_in_hundreds_of_steps_where_it_has_so_many():
+    assert [SETTINGS.turn(steps) for steps in (10_000, 1_111, 100, 10, 1)] == [5_000, 500, 50, 5, 1]
+
+
+def test_a_turn_lasts_from_one_call_to_the_next():
+    channel = FakeChannel(2)
+    turns = Turns(channel, itertools.count(0.0, 1.5).__next__)
+    turns.next()
+    turns.notes["blocked"] = [1]
+    turns.next()
+    with pytest.raises(SystemExit, match="0"):
+        turns.next()
+    assert [(answer["seconds"], answer.get("blocked")) for answer in channel.sent] == [(1.5, [1]), (1.5, None)]
+    assert all(answer["memory"] > 1 for answer in channel.sent)
+
+
+def test_a_first_turn_has_begun_before_the_peer_is_ready():
+    channel = FakeChannel(0)
+    turns = FirstTurn(channel, itertools.count(0.0, 1.5).__next__)
+    turns.next()
+    with pytest.raises(SystemExit, match="0"):
+        turns.next()
+    assert channel.sent == [{"seconds": 1.5}]
+
+
+def test_a_process_that_fails_says_what_it_has_printed():
+    process = Process(Task(Kind("nobody", "nowhere.train"), WORKLOADS["mlp"], 1))
+    try:
+        with pytest.raises(RuntimeError, match=r"(?s)nobody, tiny MLP.*has failed.*benchmarks\.speed\.peers\.nowhere"):
+            process.turn()
+    finally:
+        process.close()
+
+
+def training(**seconds):
+    return {"steps": 100, "seconds": {BASELINE: [1.0, 2.0], **seconds, CONTROL: [1.01, 2.0]}}
+
+
+def test_the_table_has_each_peer_beside_the_best_loop_and_trainloop():
+    found = training(fit=[5.0, 10.0], trainloop=[1.25, 2.5])
+    lines = SECTIONS["training mlp"].describe(found).splitlines()
+    assert "| tf-keras `fit` | 75.00 ms | 5.00 (5.00 to 5.00) | 4.00 (4.00 to 4.00) |" in lines
+    assert "| trainloop | 18.75 ms | 1.25 (1.25 to 1.25) | 1.00 (1.00 to 1.00) |" in lines
+    assert lines[-1].startswith("| control: the `tf.range` loop again | 15.05 ms | 1.00 (")
+
+
+def test_a_goal_that_is_missed_is_told_as_missed():
+    goals = SECTIONS["training mlp"].goals(training(fit=[5.0, 10.0], trainloop=[1.25, 2.5]))
+    assert [(goal.measured, goal.bound, goal.met) for goal in goals] == [
+        ("1.25", "at most 1.00", False),
+        ("4.00", "at least 4.00", True),
+    ]
+
+
+def test_each_workload_is_a_section_of_its_own():
+    assert chosen(["rows", "training"], ["cnn", "mlp"]) == ["training mlp", "training cnn", "rows"]
+    assert chosen([], ["mlp"]) == []
+
+
+def fake_sections():
+    goals = [Goal("speed", "2.00", "at most 1.00", False)]
+    return {
+        "one": Section(
+            "The first", lambda settings: {}, lambda found: f"It took {found['seconds']} s.", lambda _: goals
+        ),
+        "two": Section("The second", lambda settings: {}, lambda found: "Nothing to say."),
+    }
+
+
+def test_the_page_is_written_between_its_markers(tmp_path):
+    page = tmp_path / "performance.md"
+    page.write_text(f"# Speed\n\n{document.START}\nold\n{document.END}\n\nThe end.\n")
+    around = document.conditions(SETTINGS)
+    document.write(page, {"one": {"conditions": around, "found": {"seconds": 3}}}, fake_sections())
+    text = page.read_text()
+    assert text.startswith(f"# Speed\n\n{document.START}\n## Goals\n")
+    assert text.endswith(f"{document.END}\n\nThe end.\n")
+    told = (
+        "| speed | 2.00 | at most 1.00 | **no** |",
+        "## The first\n\nIt took 3 s.\n\n<sub>",
+        "3 rounds",
+        "tensorflow 2.",
+    )
+    assert [each for each in told if each not in text] == []
+    assert [each for each in ("old", "The second") if each in text] == []
+
+    results = document.read(page.with_suffix(".json"))
+    results["two"] = {"conditions": around, "found": {}}
+    document.write(page, results, fake_sections())
+    stays = [each for each in ("It took 3 s.", "Nothing to say.") if each in page.read_text()]
+    assert len(stays) == 2, "what was measured before stays"
+    assert document.read(page.with_suffix(".json")) == results
+    assert document.read(tmp_path / "other.json") == {}
+
+
+def test_a_page_without_markers_is_left_alone(tmp_path):
+    page = tmp_path / "performance.md"
+    page.write_text("# Speed\n")
+    with pytest.raises(ValueError, match="lacks the lines '<!-- benchmark: begin -->'"):
+        document.write(page, {}, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["performance.md"]
+    assert page.read_text() == "# Speed\n"
+
+
+def test_the_figure_is_drawn(tmp_path):
+    growth = {"rows": [1, 10], "seconds_a_step": {"trainloop": [1e-4, 2e-4]}}
+    steps = {"steps": [1, 10, 100], "seconds_a_step": [None, 1e-4, 1e-4], "mebibytes": [1.0, 1.0, 1.0]}
+    found = {"training mlp": training(trainloop=[1.25, 2.5]), "rows": growth, "steps": steps}
+    plot.draw({name: {"found": each} for name, each in found.items()}, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_figures_in_the_documents_are_those_that_were_measured():
+    page = ROOT / "docs" / "performance.md"
+    results = json.loads(page.with_suffix(".json").read_text())
+    written = page.read_text().partition(f"{document.START}\n")[2].partition(f"\n{document.END}")[0]
+    assert written == document.markdown(results, SECTIONS)
+    assert page.with_suffix(".png").exists() == bool(results)
