@@ -250,6 +250,11 @@ def loop_by_the_draw(net, x, phase):
     return tf.while_loop(lambda i, h: i < h[0, 0], lambda i, h: (i + 1.0, h + random.normal([1, 5])), [0.0, h])[1]
 
 
+def loop_by_a_flag(net, x, phase):
+    h = phase.call(net, x)
+    return tf.while_loop(lambda more, h: more, lambda more, h: (h[0, 0] < 1.0, h + 1.0), [True, h])[1]
+
+
 def in_python(net, x, phase):
     h = phase.call(net, x)
     return tf.ensure_shape(tf.numpy_function(np.exp, [h], tf.float32), h.shape)
@@ -270,10 +275,11 @@ def asserting(net, x, phase):
         (dropped, shape_of_the_draw, X, "No pfor vectorization defined for Where"),
         (dropped, branch_by_the_draw, X, "control flow that depends on what is drawn"),
         (dropped, loop_by_the_draw, X, "control flow that depends on what is drawn"),
+        (dropped, loop_by_a_flag, X, "goes on by what it is given|control flow that depends on what is drawn"),
         (dropped, in_python, X, "PyFunc .* keeps a state"),
         (dropped, asserting, X, "Assert .* keeps a state"),
     ],
-    ids=["metric", "unkeyed", "stateful", "shape", "branch", "loop", "python", "assertion"],
+    ids=["metric", "unkeyed", "stateful", "shape", "branch", "loop", "flag", "python", "assertion"],
 )
 def test_what_cannot_be_done_for_many_samples_is_done_for_each(make, step, x, reason, monkeypatch):
     said = []

@@ -192,8 +192,11 @@ def _teach(op: tf.Operation) -> None:
     elif op.type in ("If", "StatelessIf", "Case", "StatelessCase"):
         op.pfor_converter = functools.partial(_one_way, of=1)
     elif op.type in ("While", "StatelessWhile"):
-        condition = op.graph._get_function(op.get_attr("cond").name).graph.outputs[0].op
-        condition.pfor_converter = functools.partial(_one_way, of=len(condition.inputs))
+        condition, _ = functions_of(op, op.graph)
+        decides = None if condition is None else condition.outputs[0].op
+        if decides is None or decides.type == "Placeholder":
+            raise NotReplayableError(f"{op.type} {op.name!r} goes on by what it is given, of which too little is known")
+        decides.pfor_converter = functools.partial(_one_way, of=len(decides.inputs))
 
 
 def _one_way(given: Any, of: int) -> Any:
