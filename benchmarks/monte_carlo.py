@@ -69,6 +69,7 @@ def dropout_head() -> tuple[tf_keras.Model, int]:
 
 MODELS = {"cnn": cnn, "attention": attention, "lstm": lstm, "dropout_head": dropout_head}
 _MODELS = flags.DEFINE_list("models", list(MODELS), f"Which of {', '.join(MODELS)}.")
+flags.register_validator(_MODELS, lambda names: set(names) <= set(MODELS), f"must be some of {', '.join(MODELS)}")
 
 
 def rows_for(model: tf_keras.Model, count: int) -> np.ndarray:
