@@ -46,9 +46,9 @@ class StatisticsLoop(SummingLoop):
         for seen in self._seen.values():
             seen.assign(0.0)
 
-    def _finish(self, returned: Any, part: Any, rows: tf.Tensor) -> tf.Tensor:
+    def _finish(self, returned: Any, part: Any, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         del returned, part
-        return tf.cast(tf.stack([rows, rows]), tf.float64)
+        return tf.cast(tf.stack([rows, rows]), tf.float64), tf.constant(True)
 
     @contextlib.contextmanager
     def _averaged(self, layer: Layer) -> Iterator[None]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from trainloop.agenda import Agenda
+from trainloop.callback import has_state
 from trainloop.callbacks import Checkpointing
 from trainloop.evaluator import EVAL_EVERY, Data
 from trainloop.interrupts import Interrupted, Interrupts
@@ -135,14 +136,15 @@ class BetweenChunks(Positioned):
         self, due: list[int], agenda: Agenda, ended: bool, interrupts: Interrupts
     ) -> Iterator[None]:
         """Lets a signal end the passes in the block, and puts back what the block has done by then."""
-        states = {key: json.dumps(state) for key, state in self._states_of_callbacks().items()}
+        stateful = {key: each for key, each in self._named_callbacks().items() if has_state(each)}
+        states = {key: json.dumps(callback.get_state()) for key, callback in stateful.items()}
         latest, logged, sizes = dict(self.latest_metrics), dict(self._logged), self._measure_logs()
         stop_reason = self._stop_reason
         try:
             with self._left_on(interrupts):
                 yield
         except Interrupted:
-            for key, callback in self._named_callbacks().items():
+            for key, callback in stateful.items():
                 if json.dumps(callback.get_state()) != states[key]:
                     callback.set_state(json.loads(states[key]))
             self.latest_metrics, self._logged, self._stop_reason = latest, {}, stop_reason

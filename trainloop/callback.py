@@ -86,6 +86,11 @@ class Callback:
             raise NotImplementedError(f"{type(self).__name__} returns a state from get_state but has no set_state")
 
 
+def has_state(callback: Callback) -> bool:
+    """Returns whether a callback has something to save."""
+    return type(callback).get_state is not Callback.get_state
+
+
 def checked_state(name: str, state: Any) -> dict[str, Any]:
     """Returns what a callback's `get_state` has returned.
 

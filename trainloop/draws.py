@@ -50,6 +50,7 @@ except ImportError as error:
 
 Function = Callable[..., Any]
 
+_GOLDEN_RATIO = 0x9E3779B97F4A7C15 - 2**64  # 2**64 divided by it, as an int64
 _PHILOX = tf.random.Algorithm.PHILOX.value  # the same whole numbers on every device, and compiled by XLA
 
 
@@ -189,19 +190,31 @@ def _handler() -> Handler:
 
 def _seed(key: Key) -> tf.Tensor:
     """Returns a key as most stateless ops take it: int64, shape `[2]`."""
-    seed = tf.stack([tf.constant(key.number, tf.int64), key.place])
-    for counter in key.counters if key.sample is None else (*key.counters, key.sample):
-        seed = tf.random.experimental.stateless_fold_in(seed, tf.cast(counter, tf.int64), alg="philox")
-    return seed
+    seed = tf.stack([tf.constant(key.number, tf.int64), _place(key)])
+    if key.sample is None:
+        return seed
+    return tf.random.experimental.stateless_fold_in(seed, tf.cast(key.sample, tf.int64), alg="philox")
+
+
+def _place(key: Key) -> tf.Tensor:
+    """Returns one number for the place and the counters of the loops around a draw.
+
+    The same few ops serve all draws of an iteration. A loop steps by the golden ratio of all numbers of 64 bits, whose
+    multiples keep away from each other, so places up to 2**43 in up to 2**20 iterations do not meet.
+    """
+    steps: Any = 1
+    for counter in key.counters:
+        steps = (tf.cast(counter, tf.int64) + steps) * _GOLDEN_RATIO
+    return key.place + steps if key.counters else key.place
 
 
 def _philox(key: Key) -> dict[str, Any]:
     """Returns a key as the other ones take it: as the key and the 128-bit counter of the generator."""
-    if key.counters or key.sample is not None:
+    if key.sample is not None:
         words, counter = gen_stateless_random_ops_v2.stateless_random_get_key_counter(_seed(key))
     else:  # no op but a constant for each draw: TensorFlow merges the counters of all draws in a graph
         words = tf.constant([key.number % 2**64], tf.uint64)
-        counter = tf.bitcast(tf.stack([tf.constant(0, tf.int64), key.place]), tf.uint64)
+        counter = tf.bitcast(tf.stack([tf.constant(0, tf.int64), _place(key)]), tf.uint64)
     return {"key": words, "counter": counter, "alg": _PHILOX}
 
 

@@ -20,7 +20,7 @@ from trainloop.interrupts import Interrupted, Interrupts
 from trainloop.monte_carlo import Sampling
 from trainloop.phase import Phase
 from trainloop.signatures import strict
-from trainloop.state import State, new_window
+from trainloop.state import State, new_window, reset_window
 from trainloop.step_contracts import StepContracts
 from trainloop.step_methods import StepMethods
 from trainloop.steps import GatheringLoop, SummingLoop
@@ -107,13 +107,13 @@ class Evaluator(StepMethods):
     def step(self) -> Any:
         """Steps completed: an int, or inside a step an int64 tensor (the steps before this one)."""
         context = steps.current()
-        return int(self.state.step) if context is None else context.step
+        return self.state.counts.step if context is None else context.step
 
     @property
     def epoch(self) -> Any:
         """Epochs completed: an int, or inside a step an int64 tensor."""
         context = steps.current()
-        return int(self.state.epoch) if context is None else context.epoch
+        return self.state.counts.epoch if context is None else context.epoch
 
     @strict
     def evaluate(
@@ -271,18 +271,18 @@ class Evaluator(StepMethods):
     def _evaluate_set(self, source: Pass, steps: int | None) -> dict[str, Any]:
         with self.metrics.borrowed():
             self._run(source, steps)
-            return {**source.loop.means(), **self.metrics.result()}
+            return {**source.loop.means(source.loop.window.numpy()), **self.metrics.result()}
 
     def _run(self, source: Pass, steps: int | None) -> None:
         """Runs one pass whose scalars are summed."""
         loop: SummingLoop = source.loop
-        loop.window.assign(tf.zeros_like(loop.window))
+        reset_window(loop.window)
         iterator, pace, taken, out_of_data = iter(source.batches), Pace(), 0, False
         with self._states_put_back():
             while not out_of_data and source.left(taken, pace.steps) > 0:
                 self._leave_on_a_signal()
                 start = self.clock()
-                ran = loop.run(iterator, source.left(taken, pace.steps), self.epoch, taken)
+                ran = loop.run(iterator, source.left(taken, pace.steps), taken)
                 pace.observe(ran.steps, self.clock() - start)
                 taken, out_of_data = taken + ran.steps, ran.out_of_data
         data.check_taken(taken, steps, source.argument)
@@ -301,7 +301,7 @@ class Evaluator(StepMethods):
             while source.left(taken, pace.steps) > 0:
                 self._leave_on_a_signal()
                 start = self.clock()
-                done, outputs = loop.run(iterator, source.left(taken, pace.steps), self.epoch, taken)
+                done, outputs = loop.run(iterator, source.left(taken, pace.steps), taken)
                 pace.observe(done, self.clock() - start)
                 if done == 0:
                     break
@@ -365,6 +365,7 @@ class Evaluator(StepMethods):
         if loop is None:
             shared = {
                 "counter": self.state.step,
+                "epoch": self.state.epoch,
                 "may_end": may_end,
                 "root": self.model,
                 "seed": self.seed,

@@ -111,11 +111,17 @@ class GoingBack(BetweenChunks):
         )
         if ahead != 1:
             steps = steps if ahead is None else min(steps, ahead - 1)
-            return loop.run(stream.iterator, steps, self.epoch)
+            try:
+                ran = loop.run(stream.iterator, steps)
+            except BaseException:
+                self.state.forget_counts()  # how far the loop has come, its counter knows
+                raise
+            self.state.note_steps(ran.steps)
+            return ran
         if not stream.iterator.get_next_as_optional().has_value():
             return Ran(0, finite=True, out_of_data=True)
-        self.state.step.assign_add(1)
-        return Ran(1, finite=True, out_of_data=False)
+        self.state.set_counts(step=self.step + 1)
+        return Ran(1, finite=True, out_of_data=False, left_out=True)
 
     def _check_can_go_back(self, stream: data.Stream) -> None:
         """Raises where `rollbacks=` asks for what cannot be had, before anything is written."""

@@ -42,7 +42,7 @@ class Positioned(Resumable):
                 told = data.what_changed(self._data_shape, stream.shape)
                 if told is not None:
                     logging.warning("train_data= is not what the run was saved with (%s): its epoch begins anew", told)
-            self.state.epoch_start.assign(self.state.step)
+            self.state.set_counts(epoch_start=self.step)
             self._data_since = None
         left = stream.steps_left(self.state.epoch_step)
         if left is not None and left <= 0:  # the position was counted in steps, or in longer epochs
@@ -55,7 +55,7 @@ class Positioned(Resumable):
         self.steps_per_epoch, self.total_steps = stream.steps_per_epoch, total.steps
         if total.epochs is not None and stream.steps_per_epoch is not None:
             epochs_left = total.epochs - self.epoch
-            self.total_steps = int(self.state.epoch_start) + epochs_left * stream.steps_per_epoch
+            self.total_steps = self.state.counts.epoch_start + epochs_left * stream.steps_per_epoch
         return stream
 
     def _pass_by(self, source: Data, total: RunLength, steps_per_epoch: int | None) -> None:
@@ -81,39 +81,36 @@ class Positioned(Resumable):
             return False
         if data.what_changed(self._data_shape, stream.shape) is not None:
             return False
-        taken = self.step - (int(self.state.epoch_start) if self._data_since is None else self._data_since)
-        if stream.resume(int(self.state.passes), taken):
+        taken = self.step - (self.state.counts.epoch_start if self._data_since is None else self._data_since)
+        if stream.resume(self.state.counts.passes, taken):
             logging.warning("train_data= is replayed: %d batches that the run has seen are passed over", taken)
             return True
         return stream.saved_iterator is not None and self._restored.restore_iterator(stream.saved_iterator)
 
     def _begin_epoch(self, stream: data.Stream) -> None:
-        self.state.epoch.assign_add(1)
-        self.state.epoch_start.assign(self.state.step)
+        self.state.set_counts(epoch=self.epoch + 1, epoch_start=self.step)
         stream.begin_epoch()
         if stream.restarts:
             self._data_since = None
 
     def _note_position(self, stream: data.Stream) -> None:
         """Notes what the position is counted in: epochs of this shape, and batches since a dataset's iterator began."""
-        self.state.passes.assign(stream.passes)
+        self.state.set_counts(passes=stream.passes)
         self._data_shape = stream.shape
         if isinstance(stream, data.AddressedStream):
             self._data_since = None
         elif self._data_since is None:
-            self._data_since = int(self.state.epoch_start)
+            self._data_since = self.state.counts.epoch_start
 
     @contextlib.contextmanager
     def _position_kept(self) -> Iterator[None]:
         """Leaves the position in the data as it was where a `fit` is refused in the block."""
-        counted = (self.state.epoch, self.state.epoch_start, self.state.passes)
-        numbers, before = [variable.numpy() for variable in counted], (self._stream, self._opened)
+        counts, before = self.state.counts, (self._stream, self._opened)
         noted = self._data_shape, self._data_since
         try:
             yield
         except BaseException:
-            for variable, value in zip(counted, numbers, strict=True):
-                variable.assign(value)
+            self.state.set_counts(epoch=counts.epoch, epoch_start=counts.epoch_start, passes=counts.passes)
             self._stream, self._opened = before
             self._data_shape, self._data_since = noted
             raise

@@ -9,7 +9,8 @@ import tensorflow as tf
 import tf_keras
 
 from trainloop.losses import Metrics
-from trainloop.steps import SummingLoop
+from trainloop.state import reset_window
+from trainloop.steps import Ran, SummingLoop
 
 
 class ReportWindow:
@@ -27,15 +28,14 @@ class ReportWindow:
         self._loop: SummingLoop | None = None
         self._steps = 0
         self._seconds = 0.0
-        self._rows_before = self._rows()
+        self._rows_before = float(sums.numpy()[0])
         self.is_empty = self._rows_before == 0.0
 
-    def add(self, loop: SummingLoop, steps: int, seconds: float) -> None:
-        """Takes in a chunk: the loop that ran it, its steps, and its duration in seconds."""
+    def add(self, loop: SummingLoop, ran: Ran, seconds: float) -> None:
+        """Takes in a chunk: the loop that ran it, what it did, and its duration in seconds."""
         self._loop = loop
-        if self.is_empty and steps > 0:  # steps that were left out bring nothing
-            self.is_empty = self._rows() == 0.0
-        self._steps += steps
+        self.is_empty = self.is_empty and (ran.left_out or ran.steps == 0)
+        self._steps += ran.steps
         self._seconds += seconds
 
     def read(self, metrics: Metrics, optimizers: Mapping[str, tf_keras.optimizers.Optimizer]) -> dict[str, Any]:
@@ -44,20 +44,18 @@ class ReportWindow:
         Loss and scalars are means over the window; Keras metrics are as they stand; then the learning rate, and the
         steps and examples per second of training alone.
         """
-        means = self._loop.means() if self._loop is not None else {}
+        sums = self._sums.numpy()
+        means = self._loop.means(sums) if self._loop is not None else {}
         found: dict[str, Any] = {**means, **metrics.result()}
         for key, optimizer in optimizers.items():
             name = "learning_rate" if len(optimizers) == 1 else f"learning_rate/{key}"
             found[name] = float(tf.convert_to_tensor(optimizer.learning_rate))
         if self._seconds > 0:
             found["steps_per_second"] = self._steps / self._seconds
-            found["examples_per_second"] = (self._rows() - self._rows_before) / self._seconds
+            found["examples_per_second"] = (float(sums[0]) - self._rows_before) / self._seconds
         return found
 
     def reset(self) -> None:
         """Begins a new window."""
-        self._sums.assign(tf.zeros_like(self._sums))
+        reset_window(self._sums)
         self._steps, self._seconds, self._rows_before, self.is_empty = 0, 0.0, 0.0, True
-
-    def _rows(self) -> float:
-        return float(self._sums[0])

@@ -14,7 +14,7 @@ import tf_keras
 from absl import logging
 
 from trainloop import arguments, batch_norm, environment, keras_hooks
-from trainloop.callback import Callback, checked_state
+from trainloop.callback import Callback, checked_state, has_state
 from trainloop.callbacks import WeightAveraging
 from trainloop.checkpoint import Checkpoints
 from trainloop.default_callbacks import with_defaults
@@ -117,10 +117,13 @@ class Resumable(Evaluator):
             if built:
                 self._build_variables()
             whole = ("model", "optimizer") if built and self.optimizers else ("model",) if built else ()
-            with self.state.without_iterator():  # which data the saved position is in is known when they are opened
-                self._restored = checkpoints.restore(
-                    self.state.checkpoint, step, whole=whole, optimizers=self._optimizer_classes()
-                )
+            try:
+                with self.state.without_iterator():  # which data the saved position is in is known when they are opened
+                    self._restored = checkpoints.restore(
+                        self.state.checkpoint, step, whole=whole, optimizers=self._optimizer_classes()
+                    )
+            finally:
+                self.state.forget_counts()
             self._of_replicas = {}
             self._track_replicas()
         for told in self._restored.other_optimizers:
@@ -248,7 +251,7 @@ class Resumable(Evaluator):
         for key, callback in named.items():
             if key in state["callbacks"]:
                 callback.set_state(state["callbacks"][key])
-            elif type(callback).get_state is not Callback.get_state:
+            elif has_state(callback):
                 logging.warning("%s was not there when the checkpoint was saved; it starts fresh", key)
 
     def _logs(self) -> list[pathlib.Path]:

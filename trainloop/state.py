@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from trainloop.aside import run_aside
 
 MAX_SCALARS = 62
 _WINDOW = MAX_SCALARS + 2
+_NO_SUMS = np.zeros([_WINDOW])
 
 
 class HostState(tf.train.experimental.PythonState):
@@ -32,8 +34,28 @@ class HostState(tf.train.experimental.PythonState):
         self._put(json.loads(text))
 
 
+class Counts(NamedTuple):
+    """The counters of a run, as whole numbers.
+
+    Attributes:
+      step: Steps completed.
+      epoch: Epochs completed.
+      epoch_start: The step at which the epoch that is under way began.
+      passes: How many iterators were made of the training data.
+    """
+
+    step: int
+    epoch: int
+    epoch_start: int
+    passes: int
+
+
 class State:
     """The state of a run as one `tf.train.Checkpoint`, readable without trainloop.
+
+    The counters are variables, which compiled steps and checkpoints see. Python asks for them many times between two
+    chunks, and each look at a variable is an op; so it keeps them in `counts` too, and looks anew only where something
+    else than the methods here may have written them.
 
     Attributes:
       step: Steps completed.
@@ -50,6 +72,7 @@ class State:
         self.epoch_start = _on_the_host(tf.constant(0, tf.int64), "epoch_start")
         self.passes = _on_the_host(tf.constant(1, tf.int64), "passes")
         self.window = new_window()
+        self._counts: Counts | None = None
         trained = {} if optimizers is None else {"optimizer": optimizers}
         self.checkpoint = tf.train.Checkpoint(
             step=self.step,
@@ -63,9 +86,31 @@ class State:
         )
 
     @property
+    def counts(self) -> Counts:
+        """The counters, as Python knows them."""
+        if self._counts is None:
+            self._counts = Counts(*(int(getattr(self, name)) for name in Counts._fields))
+        return self._counts
+
+    def set_counts(self, **values: int) -> None:
+        """Sets counters, by their names."""
+        before, self._counts = self.counts, None
+        for name, value in values.items():
+            getattr(self, name).assign(value)
+        self._counts = before._replace(**values)
+
+    def note_steps(self, number: int) -> None:
+        """Notes that a compiled loop has counted so many steps."""
+        self._counts = self.counts._replace(step=self.counts.step + number)
+
+    def forget_counts(self) -> None:
+        """Has the counters looked at anew: a restore has written them, or a loop that did not come to its end."""
+        self._counts = None
+
+    @property
     def epoch_step(self) -> int:
         """The number of batches taken from the epoch under way."""
-        return int(self.step) - int(self.epoch_start)
+        return self.counts.step - self.counts.epoch_start
 
     def track_iterator(self, iterator: Any) -> None:
         """Puts the training data's iterator among what is saved; None takes it away, and any saved position with it."""
@@ -105,6 +150,11 @@ def replicas_of(number: int) -> str:
 def new_window() -> tf.Variable:
     """Returns sums for one report window, all zero; of fixed length, so that it can exist before a step is traced."""
     return _on_the_host(tf.zeros([_WINDOW], tf.float64), "window")
+
+
+def reset_window(window: tf.Variable) -> None:
+    """Sets all sums of a window to zero."""
+    window.assign(_NO_SUMS)
 
 
 def _on_the_host(value: tf.Tensor, name: str) -> tf.Variable:

@@ -3,6 +3,9 @@
     step(batch, place)              the user's step method, in its phase, on every replica; its scalars, weighed
     loop(iterator, steps, first)    tf.while_loop over step; sums stay on the device until somebody reads them
 
+What the loop carries from step to step is as little as can be: where a step is small, each number carried shows in its
+time. So the sums are added to a variable, and counters are variables that a step reads only where it uses them.
+
 What is drawn in a step depends on the place of its batch: in TRAIN the run's step, elsewhere how many batches of the
 pass came before it.
 
@@ -18,6 +21,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from trainloop import batches, guard, random, results
@@ -90,11 +94,13 @@ class Ran:
       steps: How many steps it ran.
       finite: Whether every loss was finite, where that was asked for.
       out_of_data: Whether the data ended before the steps were done.
+      left_out: Whether the batches were passed over, and nothing was computed.
     """
 
     steps: int
     finite: bool
     out_of_data: bool
+    left_out: bool = False
 
 
 class _Loop:
@@ -111,6 +117,8 @@ class _Loop:
         phase: Phase,
         strategy: tf.distribute.Strategy,
         *,
+        counter: tf.Variable,
+        epoch: tf.Variable,
         root: Any,
         seed: int,
         jit_compile: bool,
@@ -119,6 +127,8 @@ class _Loop:
         self._method = method
         self.phase = phase
         self._strategy = strategy
+        self._counter = counter
+        self._epoch = epoch
         self._root = root
         self._seed = seed
         self._jit_compile = jit_compile
@@ -156,7 +166,7 @@ class _Loop:
                 # of a method, so that the loops of a few Trainers look to it like one that is traced over and over.
                 loop = tf.function(self._many, autograph=False)
                 iterator = tf.data.IteratorSpec(source.element_spec)
-                self._loop = loop.get_concrete_function(iterator, _int64, _int64, _int64)
+                self._loop = loop.get_concrete_function(iterator, _int64, _int64)
 
     @property
     def compiled_step(self) -> Any:
@@ -182,6 +192,11 @@ class _Loop:
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         part, rows = batches.part(batch, replica, self._replicas) if self._replicas > 1 else (batch, total)
         return self._part_of_step(part, StepContext(step, epoch, place, rows, total, self._replicas), replica)
+
+    def _run_step(self, batch: Any, place: tf.Tensor | None) -> Any:
+        """Runs the traced step on a batch; without a place, that is the run's step."""
+        step = self._counter.read_value()
+        return self._step(batch, step, self._epoch.read_value(), step if place is None else place)
 
     def _part_of_step(self, part: Any, context: StepContext, replica: int) -> Any:
         around = self._around_batch_norm
@@ -210,6 +225,7 @@ class SummingLoop(_Loop):
       strategy: The default strategy, or a MirroredStrategy.
       metrics: Updated with each step's outputs.
       counter: The run's step; counted up by each step of TRAIN.
+      epoch: The run's epoch.
       window: Where the sums go.
       may_end: Whether the data may end within a call.
       stop_on_nonfinite: Whether a call ends at the first step whose loss is not finite.
@@ -228,6 +244,7 @@ class SummingLoop(_Loop):
         *,
         metrics: Metrics,
         counter: tf.Variable,
+        epoch: tf.Variable,
         window: tf.Variable,
         may_end: bool,
         stop_on_nonfinite: bool = False,
@@ -238,10 +255,17 @@ class SummingLoop(_Loop):
         run_eagerly: bool = False,
     ):
         super().__init__(
-            method, phase, strategy, root=root, seed=seed, jit_compile=jit_compile, run_eagerly=run_eagerly
+            method,
+            phase,
+            strategy,
+            counter=counter,
+            epoch=epoch,
+            root=root,
+            seed=seed,
+            jit_compile=jit_compile,
+            run_eagerly=run_eagerly,
         )
         self._metrics = metrics
-        self._counter = counter
         self.window = window
         self._may_end = may_end
         self._stop_on_nonfinite = stop_on_nonfinite
@@ -254,36 +278,30 @@ class SummingLoop(_Loop):
         """The window."""
         return [self.window]
 
-    def run(self, iterator: Any, steps: int, epoch: int, first: int = 0) -> Ran:
+    def run(self, iterator: Any, steps: int, first: int = 0) -> Ran:
         """Runs up to `steps` steps and adds their sums to the window.
 
         Args:
           iterator: The batches.
           steps: How many steps to run at most.
-          epoch: Epochs completed.
           first: How many batches of the pass came before these; TRAIN counts the run's steps instead.
         """
         with own_exceptions():
             self.prepare(iterator)
-            done, finite, more = self._loop(iterator, *_as_int64(steps, epoch, first))
+            done, finite, more = self._loop(iterator, *_as_int64(steps, first))
         # The one place where a loop waits for the device: Python needs to know where the run stands.
         return Ran(int(done), bool(finite), not bool(more))
 
-    def means(self) -> dict[str, float]:
-        """Returns the weighted mean of each scalar over the window; empty where the window is."""
-        sums = self.window.numpy()
+    def means(self, sums: np.ndarray) -> dict[str, float]:
+        """Returns the weighted mean of each scalar, given the sums of the window; empty where the window is."""
         weight = sums[1]
         if sums[0] == 0:
             return {}
         values = zip(self.names, sums[2:], strict=False)
         return {name: float(value / weight) if weight else math.nan for name, value in values}
 
-    def window_rows(self) -> float:
-        """Returns the number of rows that fell into the window."""
-        return float(self.window[0])
-
-    def _finish(self, returned: Any, part: Any, rows: tf.Tensor) -> tf.Tensor:
-        """Returns `[rows, weight, weight * scalar, ...]` of one replica, float64."""
+    def _finish(self, returned: Any, part: Any, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns `[rows, weight, weight * scalar, ...]` of one replica, float64, and whether its loss is finite."""
         method = getattr(self._method, "speaks_for", None) or getattr(self._method, "__name__", "step")
         result = results.from_step(returned, method)
         self._update_metrics(result, part, rows)
@@ -303,7 +321,10 @@ class SummingLoop(_Loop):
             weighed = [tf.math.multiply_no_nan(tf.cast(value, tf.float64), weight) for value in named.values()]
         else:
             weighed = [tf.cast(value, tf.float64) * weight for value in named.values()]
-        return tf.stack([tf.cast(rows, tf.float64), weight, *weighed])
+        looked_at = [value for name, value in zip(named, weighed, strict=True) if name == "loss" or "loss" not in named]
+        finite = [tf.math.is_finite(value) for value in looked_at] or [tf.constant(True)]
+        sums = tf.stack([tf.cast(rows, tf.float64), weight, *weighed])
+        return sums, finite[0] if len(finite) == 1 else tf.reduce_all(finite)
 
     def _update_metrics(self, result: StepResult, part: Any, rows: tf.Tensor) -> None:
         _, targets, sample_weight = batches.unpack(part)
@@ -323,39 +344,50 @@ class SummingLoop(_Loop):
 
         tf.cond(rows > 0, update, lambda: tf.constant(False))
 
-    def _merge(self, outcomes: Sequence[tf.Tensor]) -> tf.Tensor:
+    def _merge(self, outcomes: Sequence[tuple[tf.Tensor, tf.Tensor]]) -> tuple[tf.Tensor, tf.Tensor]:
         if self._after_step is not None:
             self._after_step()
-        return outcomes[0] if len(outcomes) == 1 else tf.add_n(list(outcomes))
+        if len(outcomes) == 1:
+            return outcomes[0]
+        sums, finite = zip(*outcomes, strict=True)
+        return tf.add_n(list(sums)), tf.reduce_all(finite)
 
-    def _many(self, iterator: Any, steps: tf.Tensor, epoch: tf.Tensor, first: tf.Tensor) -> Any:
-        length = len(self.names) + 2 if self.names else MAX_SCALARS + 2
+    def _many(self, iterator: Any, steps: tf.Tensor, first: tf.Tensor) -> Any:
+        counts, begin = self.phase is Phase.TRAIN, self._counter.read_value()
+        carried = {"finite": tf.constant(True)}  # the run's counter, a variable, says how many steps of TRAIN were made
+        carried |= {} if counts else {"done": tf.constant(0, tf.int64)}
+        carried |= {"more": tf.constant(True)} if self._may_end else {}
 
-        def advance(batch: Any, done: tf.Tensor, sums: tf.Tensor) -> tuple[Any, ...]:
-            step = self._counter.read_value()
-            added = self._step(batch, step, epoch, step if self.phase is Phase.TRAIN else first + done)
-            if self.phase is Phase.TRAIN:
+        def advance(batch: Any, before: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+            sums, finite = self._run_step(batch, None if counts else first + before["done"])
+            self.window.assign_add(tf.pad(sums, [[0, MAX_SCALARS - len(self.names)]]))
+            after = dict(before)
+            if counts:
                 self._counter.assign_add(1)
-            finite = tf.reduce_all(tf.math.is_finite(added[2 : 3 if "loss" in self.names else None]))
-            ok = finite if self._stop_on_nonfinite else tf.constant(True)
-            padded = tf.pad(added, [[0, length - len(self.names) - 2]])
-            return done + 1, sums + padded, ok, tf.constant(True)
+            else:
+                after["done"] += 1
+            if self._stop_on_nonfinite:
+                after["finite"] = finite
+            return after
 
-        def body(done: tf.Tensor, sums: tf.Tensor, ok: tf.Tensor, more: tf.Tensor) -> tuple[Any, ...]:
-            del more
+        def body(before: dict[str, tf.Tensor]) -> list[dict[str, tf.Tensor]]:
             if not self._may_end:
-                return advance(iterator.get_next(), done, sums)
+                return [advance(iterator.get_next(), before)]
             following = iterator.get_next_as_optional()
-            return tf.cond(
-                following.has_value(),
-                lambda: advance(following.get_value(), done, sums),
-                lambda: (done, sums, ok, tf.constant(False)),
-            )
+            return [
+                tf.cond(
+                    following.has_value(),
+                    lambda: advance(following.get_value(), before),
+                    lambda: before | {"more": tf.constant(False)},
+                )
+            ]
 
-        start = (tf.constant(0, tf.int64), self.window[:length], tf.constant(True), tf.constant(True))
-        done, sums, ok, more = tf.while_loop(lambda done, _, ok, more: (done < steps) & ok & more, body, start)
-        self.window.assign(tf.pad(sums, [[0, MAX_SCALARS + 2 - length]]))
-        return done, ok, more
+        def goes_on(so_far: dict[str, tf.Tensor]) -> tf.Tensor:
+            return so_far["finite"] & so_far["more"] if self._may_end else so_far["finite"]
+
+        [end] = tf.while_loop(goes_on, body, [carried], maximum_iterations=tf.cast(steps, tf.int32))
+        done = self._counter.read_value() - begin if counts else end["done"]
+        return done, end["finite"], end.get("more", tf.constant(True))
 
 
 class GatheringLoop(_Loop):
@@ -366,6 +398,7 @@ class GatheringLoop(_Loop):
       phase: The phase of every step.
       strategy: The default strategy, or a MirroredStrategy.
       counter: The run's step.
+      epoch: The run's epoch.
       may_end: Whether the data may end within a call.
       root: The model, or the dict of models, from which the paths of layers are counted.
       seed: The run's seed, on which the random draws of each step depend.
@@ -380,6 +413,7 @@ class GatheringLoop(_Loop):
         strategy: tf.distribute.Strategy,
         *,
         counter: tf.Variable,
+        epoch: tf.Variable,
         may_end: bool,
         root: Any = None,
         seed: int = 0,
@@ -387,9 +421,16 @@ class GatheringLoop(_Loop):
         run_eagerly: bool = False,
     ):
         super().__init__(
-            method, phase, strategy, root=root, seed=seed, jit_compile=jit_compile, run_eagerly=run_eagerly
+            method,
+            phase,
+            strategy,
+            counter=counter,
+            epoch=epoch,
+            root=root,
+            seed=seed,
+            jit_compile=jit_compile,
+            run_eagerly=run_eagerly,
         )
-        self._counter = counter
         self._may_end = may_end
 
     @property
@@ -403,13 +444,12 @@ class GatheringLoop(_Loop):
             for leaf in leaves
         )
 
-    def run(self, iterator: Any, steps: int, epoch: int, first: int = 0) -> tuple[int, Any]:
+    def run(self, iterator: Any, steps: int, first: int = 0) -> tuple[int, Any]:
         """Runs up to `steps` steps (one where their outputs cannot be joined).
 
         Args:
           iterator: The batches.
           steps: How many steps to run at most.
-          epoch: Epochs completed.
           first: How many batches of the pass came before these.
 
         Returns:
@@ -421,8 +461,8 @@ class GatheringLoop(_Loop):
                 following = iterator.get_next_as_optional()
                 if not following.has_value():
                     return 0, None
-                return 1, self._step(following.get_value(), self._counter.read_value(), *_as_int64(epoch, first))
-            done, outputs = self._loop(iterator, *_as_int64(steps, epoch, first))
+                return 1, self._run_step(following.get_value(), *_as_int64(first))
+            done, outputs = self._loop(iterator, *_as_int64(steps, first))
         return int(done), outputs if done > 0 else None
 
     def _finish(self, returned: Any, part: Any, rows: tf.Tensor) -> Any:
@@ -439,7 +479,7 @@ class GatheringLoop(_Loop):
             return outcomes[0][0]
         return batches.join([outputs for outputs, _ in outcomes], [rows for _, rows in outcomes])
 
-    def _many(self, iterator: Any, steps: tf.Tensor, epoch: tf.Tensor, first: tf.Tensor) -> Any:
+    def _many(self, iterator: Any, steps: tf.Tensor, first: tf.Tensor) -> Any:
         specs = tf.nest.flatten(self._step.structured_outputs)
         start = [
             tf.TensorArray(spec.dtype, 0, dynamic_size=True, infer_shape=False, element_shape=[None, *spec.shape[1:]])
@@ -447,7 +487,7 @@ class GatheringLoop(_Loop):
         ]
 
         def advance(batch: Any, done: tf.Tensor, arrays: list[tf.TensorArray]) -> tuple[Any, ...]:
-            outputs = tf.nest.flatten(self._step(batch, self._counter.read_value(), epoch, first + done))
+            outputs = tf.nest.flatten(self._run_step(batch, first + done))
             position = tf.cast(done, tf.int32)
             written = [array.write(position, value) for array, value in zip(arrays, outputs, strict=True)]
             return done + 1, written, tf.constant(True)

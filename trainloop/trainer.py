@@ -302,7 +302,7 @@ class Trainer(GoingBack):
                 ran = self._run_chunk(loop, stream, min(bound for bound in bounds if bound is not None))
                 seconds = self.clock() - start
                 pace.observe(ran.steps, seconds)
-                window.add(loop, ran.steps, seconds)
+                window.add(loop, ran, seconds)
                 self._check_ran(ran, stream, interrupts)
                 epoch_ended = self._count_epoch(ran, stream)
 
@@ -400,6 +400,7 @@ class Trainer(GoingBack):
                 self.strategy,
                 metrics=Metrics(),
                 counter=self.state.step,
+                epoch=self.state.epoch,
                 window=self.state.window,
                 may_end=stream.may_end,
             )

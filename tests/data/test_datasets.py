@@ -107,3 +107,60 @@ def test_tensorflow_still_forgets_a_shuffle_whose_pass_is_over(tmp_path: pathlib
     resumed = iter(batches())
     tf.train.Checkpoint(iterator=resumed).read(saved)
     assert [next(straight).numpy().tolist() for _ in range(3)] != [next(resumed).numpy().tolist() for _ in range(3)]
+
+
+ROW = tf.data.Dataset.range(20)
+STATEFUL = tf.Variable(1, dtype=tf.int64)
+KINDS = {
+    "plain": ROW.shuffle(5, seed=1)
+    .map(lambda x: x + 1, num_parallel_calls=2)
+    .filter(lambda x: x > 0)
+    .repeat()
+    .batch(2),
+    "two": tf.data.Dataset.zip((ROW.take(3), ROW.skip(3))).concatenate(tf.data.Dataset.zip((ROW, ROW))).prefetch(1),
+    "stateless draws": ROW.map(lambda x: x + tf.random.stateless_uniform([], [1, 2], maxval=9, dtype=tf.int64)),
+    "draws": ROW.map(lambda x: x + tf.random.uniform([], maxval=9, dtype=tf.int64)),
+    "python": ROW.map(lambda x: tf.numpy_function(lambda a: a, [x], tf.int64)),
+    "python in a function": ROW.map(tf.function(lambda x: tf.numpy_function(lambda a: a, [x], tf.int64))),
+    "python in a branch": ROW.map(
+        lambda x: tf.cond(x > 3, lambda: tf.py_function(lambda a: a, [x], tf.int64), lambda: x)
+    ),
+    "a variable": ROW.map(lambda x: x + STATEFUL),
+    "a generator": tf.data.Dataset.from_generator(lambda: range(4), output_signature=tf.TensorSpec([], tf.int64)),
+    "cached": ROW.cache(),
+    "interleaved": ROW.interleave(lambda x: tf.data.Dataset.range(3)),
+}
+TRIED = {
+    "draws",
+    "python",
+    "python in a function",
+    "python in a branch",
+    "a variable",
+    "a generator",
+    "cached",
+    "interleaved",
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whether_a_position_can_be_saved_is_tried_only_where_it_is_not_plain(
+    kind: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A save of an iterator writes a number for each row of a shuffle's buffer, which takes longer than the start."""
+    writes = []
+    write = tf.train.Checkpoint.write
+
+    def counted(self: tf.train.Checkpoint, path: str) -> str:
+        writes.append(path)
+        return write(self, path)
+
+    monkeypatch.setattr(tf.train.Checkpoint, "write", counted)
+    stream = training_stream(KINDS[kind], 0, steps_per_epoch=None, steps_needed=9)
+    stream.seek(0, 0)
+    assert len(writes) == (kind in TRIED)
+    try:
+        write(tf.train.Checkpoint(iterator=iter(KINDS[kind])), str(tmp_path / "iterator"))
+        can_be_saved = True
+    except tf.errors.OpError:
+        can_be_saved = False
+    assert (stream.saved_iterator is not None) == can_be_saved

@@ -96,13 +96,14 @@ class _EventFile:
 
     def write(self, step: int, scalars: Mapping[str, Any]) -> None:
         """Adds scalars, and hands them to the operating system."""
-        plugin = tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars")
-        kind = tf.compat.v1.SummaryMetadata(plugin_data=plugin)
-        values = [
-            tf.compat.v1.Summary.Value(tag=name, metadata=kind, tensor=tf.make_tensor_proto(value, tf.float32))
-            for name, value in scalars.items()
-        ]
-        self._add(step=step, summary=tf.compat.v1.Summary(value=values))
+        event = tf.compat.v1.Event(wall_time=time.time(), step=step)
+        for name, value in scalars.items():
+            entry = event.summary.value.add(tag=name)
+            entry.metadata.plugin_data.plugin_name = "scalars"
+            entry.tensor.dtype = tf.float32.as_datatype_enum  # a scalar's shape has no dimension, so it is left empty
+            entry.tensor.tensor_shape.SetInParent()
+            entry.tensor.float_val.append(float(value))
+        self._file.write(event.SerializeToString())
         self._file.flush()
 
     def close(self) -> None:

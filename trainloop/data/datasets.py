@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import tempfile
 import weakref
 from collections.abc import Iterator
@@ -79,7 +80,7 @@ class DatasetStream(Stream):
         # that once more; so the iterator that a run begins with has to be the second one too.
         self._first = iter(dataset) if resume is None else None
         self.passes = 0 if self._first is None else 1
-        self._is_saved = self._first is not None and _can_be_saved(self._first)
+        self._is_saved = self._first is not None and (_is_plain(dataset) or _can_be_saved(self._first))
         self.caveat = self._why_inexact(resume)
 
     def count(self, steps_per_epoch: int | None, *, in_epochs: bool) -> None:
@@ -205,8 +206,26 @@ def _shuffles_anew_within_a_pass(dataset: Any, *, repeated: bool = False, change
     return any(_shuffles_anew_within_a_pass(source, **below) for source in getattr(dataset, "_inputs", list)())
 
 
+# Datasets that can be saved wherever what they read can be, by the names of their classes.
+_PLAIN = re.compile(
+    "_(Tensor|TensorSlice|Range|Batch|ParallelBatch|Map|ParallelMap|Filter|Shuffle|Repeat|Prefetch|Take|Skip|Zip|"
+    "Concatenate|Options)Dataset"
+)
+
+
+def _is_plain(dataset: tf.data.Dataset) -> bool:
+    """Returns whether it is plain to see that an iterator can be saved: nothing in it has a state of its own."""
+    return all(
+        _PLAIN.fullmatch(type(node).__name__) and all(map(_has_no_state, node._functions())) for node in _nodes(dataset)
+    )
+
+
+def _has_no_state(function: Any) -> bool:
+    return not any(op.op_def.is_stateful for op in function.function.graph.get_operations())
+
+
 def _can_be_saved(iterator: Any) -> bool:
-    """Tries it: TensorFlow has no way to ask. At the start of a dataset this writes next to nothing."""
+    """Tries it: TensorFlow has no way to ask. Of a large `shuffle` this writes a number for each row of its buffer."""
     with tempfile.TemporaryDirectory() as directory:
         try:
             tf.train.Checkpoint(iterator=iterator).write(f"{directory}/iterator")
