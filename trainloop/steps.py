@@ -363,7 +363,8 @@ class SummingLoop(_Loop):
             self.window.assign_add(tf.pad(sums, [[0, MAX_SCALARS - len(self.names)]]))
             after = dict(before)
             if counts:
-                self._counter.assign_add(1)
+                with tf.control_dependencies([sums]):  # a step that fails is not counted
+                    self._counter.assign_add(1)
             else:
                 after["done"] += 1
             if self._stop_on_nonfinite:
