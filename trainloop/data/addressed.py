@@ -209,7 +209,9 @@ class RowData(AddressedData):
             with own_exceptions():
                 batches = batches.map(_not_converted(prepare), num_parallel_calls=tf.data.AUTOTUNE)
         else:
-            batches = numbers.map(_not_converted(self._load))
+            # Large batches are gathered side by side, each of them a copy that one core makes.
+            parallel = tf.data.AUTOTUNE if together == 1 and not self._loads_in_python else None
+            batches = numbers.map(_not_converted(self._load), num_parallel_calls=parallel)
             batches = batches if together == 1 else batches.unbatch()
         options = tf.data.Options()
         # The autotuner has a thread that TensorFlow may wait for when an iterator goes: 40 seconds were seen. And there
