@@ -43,7 +43,7 @@ class Process:
             stderr=theirs_too,
             pass_fds=[theirs.fileno()],
             cwd=ROOT,
-            env={"TF_CPP_MIN_LOG_LEVEL": "3", "TERM": "xterm"} | os.environ,
+            env=_environment(),
         )
         theirs.close()
         os.close(theirs_too)
@@ -95,6 +95,12 @@ class Process:
         with contextlib.suppress(OSError):  # which says that the other end of a terminal is closed
             while piece := os.read(self._terminal, 4096):
                 self._output.append(piece)
+
+
+def _environment() -> dict[str, str]:
+    """Returns what a process finds in its environment; it may keep compiled modules, as an installed package does."""
+    here = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {"TF_CPP_MIN_LOG_LEVEL": "3", "TERM": "xterm"} | here
 
 
 @contextlib.contextmanager
