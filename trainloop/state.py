@@ -67,12 +67,11 @@ class State:
     """
 
     def __init__(self, models: Any, optimizers: Any, host: HostState):
-        self.step = _on_the_host(tf.constant(0, tf.int64), "step")
-        self.epoch = _on_the_host(tf.constant(0, tf.int64), "epoch")
-        self.epoch_start = _on_the_host(tf.constant(0, tf.int64), "epoch_start")
-        self.passes = _on_the_host(tf.constant(1, tf.int64), "passes")
-        self.window = new_window()
-        self._counts: Counts | None = None
+        begin = Counts(step=0, epoch=0, epoch_start=0, passes=1)
+        counters = {name: np.int64(number) for name, number in begin._asdict().items()}
+        made = _on_the_host(**counters, window=_NO_SUMS)
+        self.step, self.epoch, self.epoch_start, self.passes, self.window = made
+        self._counts: Counts | None = begin
         trained = {} if optimizers is None else {"optimizer": optimizers}
         self.checkpoint = tf.train.Checkpoint(
             step=self.step,
@@ -149,7 +148,8 @@ def replicas_of(number: int) -> str:
 
 def new_window() -> tf.Variable:
     """Returns sums for one report window, all zero; of fixed length, so that it can exist before a step is traced."""
-    return _on_the_host(tf.zeros([_WINDOW], tf.float64), "window")
+    [window] = _on_the_host(window=_NO_SUMS)
+    return window
 
 
 def reset_window(window: tf.Variable) -> None:
@@ -157,11 +157,11 @@ def reset_window(window: tf.Variable) -> None:
     window.assign(_NO_SUMS)
 
 
-def _on_the_host(value: tf.Tensor, name: str) -> tf.Variable:
-    """Returns a variable that exists once, however many replicas there are."""
+def _on_the_host(**values: Any) -> list[tf.Variable]:
+    """Returns variables, by their names, that exist once however many replicas there are."""
 
-    def make() -> tf.Variable:
+    def make() -> list[tf.Variable]:
         with tf.device("CPU"):
-            return tf.Variable(value, trainable=False, name=name)
+            return [tf.Variable(value, trainable=False, name=name) for name, value in values.items()]
 
     return run_aside(make)
