@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.launching import ROOT, Launched
 
 MODELS = """
 import urllib.error
@@ -46,15 +46,7 @@ def broken():
 
 def audit(place: Path, *flags: str) -> "subprocess.CompletedProcess[str]":
     (place / "some_models.py").write_text(MODELS)
-    return subprocess.run(
-        [sys.executable, ROOT / "scripts" / "audit.py", *flags],
-        cwd=place,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "100"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return Launched(ROOT / "scripts" / "audit.py", *flags, cwd=place).finish()
 
 
 def test_a_healthy_model_ends_with_status_0(tmp_path):

@@ -3,30 +3,20 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.launching import ROOT, Launched
 from trainloop import MCPrediction, Phase
 from trainloop.launch import save_predictions
 from trainloop.tasks import digits
 from trainloop.workdir import Workdir
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-
 
 def launch(place: Path, script: str, *flags: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, ROOT / "scripts" / script, "--workdir=run", *flags],
-        cwd=place,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return Launched(ROOT / "scripts" / script, "--workdir=run", *flags, cwd=place).finish()
 
 
 def contents(directory: os.PathLike[str]) -> dict[Path, bytes]:
