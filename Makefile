@@ -1,7 +1,7 @@
 # Everything runs in .venv, which is made when first needed, and again when pyproject.toml changes.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help train test versions corpus bench lint types format clean
+.PHONY: help train test thorough versions scenarios questions corpus bench lint types format clean
 
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -17,7 +17,10 @@ PYTHON ?= $(shell for python in python3.11 python3 python; do \
 help:
 	@echo "make train     train on digits in runs/digits, evaluate and predict; ARGS=... adds flags (ARGS=--steps=2000)"
 	@echo "make test      lint, types and all tests; WORKERS=1 runs them in one process"
+	@echo "make thorough  the cases that make test leaves out, of tests that have many"
 	@echo "make versions  the tests of phases on each supported TensorFlow; ARGS=... goes to nox (ARGS='-s phases-2.18')"
+	@echo "make scenarios each claim of docs/questions held over five seeds; make test has the quick versions of these tests"
+	@echo "make questions measures each claim, and writes the tables and figures in docs/questions; ARGS=... adds flags"
 	@echo "make corpus    every healthy model and every mutant in every phase; writes the table in docs/phase_truth.md"
 	@echo "make bench     speed beside other training loops; writes docs/performance.md; ARGS=... adds flags (ARGS=--rounds=3)"
 	@echo "make lint      ruff: rules and format"
@@ -31,9 +34,18 @@ train: .venv/installed
 test: lint types
 	$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=worksteal $(ARGS)
 
+thorough: .venv/installed
+	$(BIN)/python -m pytest -m thorough --numprocesses=$(WORKERS) --dist=worksteal $(ARGS)
+
 # Reuses the environments of an earlier run; they take some gigabytes, which `make clean` gives back.
 versions: .venv/installed
 	$(BIN)/nox --reuse-existing-virtualenvs $(ARGS)
+
+scenarios: .venv/installed
+	$(BIN)/python -m pytest -m scenarios --timeout=1200 --numprocesses=$(WORKERS) --dist=worksteal tests/tasks/scenarios $(ARGS)
+
+questions: .venv/installed
+	$(BIN)/python scripts/scenario.py --name=all --write=docs/questions $(ARGS)
 
 # Some twenty minutes on two cores. Fails where a mutant is missed or a healthy model raises.
 corpus: .venv/installed

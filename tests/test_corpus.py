@@ -61,6 +61,7 @@ def test_a_healthy_model_trains_in_silence():
     assert {result.outcome for result in train_healthy("all families in one model")} == {"passed"}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", SAMPLE)
 def test_a_mutant_is_wrong_where_it_says_so(name):
     """With Keras alone; one that is not wrong would prove nothing."""

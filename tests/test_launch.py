@@ -110,7 +110,7 @@ def test_help_is_short_grouped_and_needs_no_tensorflow(place: Path) -> None:
     result = run(place, "light.py", "--help")
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("Does nothing.")
-    heads = ["what to run, and where", "\n  --config=FILE", "\n  --workdir=DIR", "this program", "\n  --own=VALUE"]
+    heads = ["what to run, and where", "\n  --config=FILE", "\n  --workdir=DIR", "this program", "\n  --own=N"]
     positions = [result.stdout.index(head) for head in heads]
     assert positions == sorted(positions)
     assert "--strategy=none|mirrored        how replicas share the work (default: none)" in result.stdout

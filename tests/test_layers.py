@@ -76,6 +76,7 @@ LAYERS = [
     "auditing",
     "launch",
     "verify",
+    "sweeping",
     "report",
     "tasks",
 ]

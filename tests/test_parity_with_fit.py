@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import tensorflow as tf
 import tf_keras
 from tf_keras import layers, optimizers, regularizers
 
+from tests.thorough import sampled
 from trainloop import Every, Trainer, data
 
 BATCH, EPOCHS = 8, 40
@@ -150,8 +152,13 @@ CLIPPING = {
 }
 
 
-@pytest.mark.parametrize("clip", CLIPPING)
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+CLIPPED = [("sgd", "clipvalue"), ("adam", "global_clipnorm"), ("adamw", "clipnorm")]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "clip"),
+    sampled(itertools.product(OPTIMIZERS, CLIPPING), [*((name, "not clipped") for name in OPTIMIZERS), *CLIPPED]),
+)
 def test_same_weights_with_each_optimizer_and_clipping(optimizer, clip):
     ours, theirs = (run("plain", optimizer, CLIPPING[clip]) for run in (by_trainer, by_fit))
     assert_same_weights(ours.weights, theirs.weights, 1e-6)
@@ -162,8 +169,13 @@ def test_same_weights_with_each_kind_of_model_and_loss(name):
     assert_same_weights(by_trainer(name, "adam").weights, by_fit(name, "adam").weights, 1e-6)
 
 
-@pytest.mark.parametrize("name", ["sample weights", "regularisation", "batch norm"])
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize(
+    ("optimizer", "name"),
+    sampled(
+        itertools.product(["sgd", "adamw"], ["sample weights", "regularisation", "batch norm"]),
+        [("sgd", "batch norm"), ("adamw", "sample weights")],
+    ),
+)
 def test_same_weights_with_the_other_optimizers_too(optimizer, name):
     assert_same_weights(by_trainer(name, optimizer).weights, by_fit(name, optimizer).weights, 1e-6)
 
@@ -182,7 +194,10 @@ def test_every_reported_loss_and_metric_is_that_of_fit(name):
         np.testing.assert_allclose(ours[key], theirs[key], rtol=1e-5, atol=1e-6, err_msg=key)
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name != "batch norm"])
+@pytest.mark.parametrize(
+    "name",
+    sampled([name for name in CASES if name != "batch norm"], ["regularisation", "two outputs, sample weights"]),
+)
 def test_microbatches_give_the_weights_of_the_whole_batch(name):
     ours = by_trainer(name, "adam", microbatches=3)
     assert_same_weights(ours.weights, by_fit(name, "adam").weights, 1e-5)

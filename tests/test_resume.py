@@ -18,6 +18,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
+from tests.thorough import thorough
 from trainloop import AtEnd, Callback, Checkpointing, Every, MetricsLog, StopOnNaN, Trainer, data, manifest
 from trainloop.store import Store
 from trainloop.workdir import Workdir
@@ -203,16 +204,16 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[
     ("kind", "killed_at"),
     [
         ("arrays", 2),  # before the first checkpoint
-        ("arrays", 5),  # where the first one is due, before it is written
+        thorough("arrays", 5),  # where the first one is due, before it is written
         ("arrays", 7),  # in the midst of an epoch
         ("arrays", 16),  # the newest checkpoint falls on the end of an epoch
-        ("a dataset, in epochs", 7),  # TensorFlow has read all of the epoch ahead of the checkpoint
+        thorough("a dataset, in epochs", 7),  # TensorFlow has read all of the epoch ahead of the checkpoint
         ("a dataset, in epochs", 16),
         ("a dataset of unknown length, in epochs", 7),
-        ("a dataset of unknown length, in epochs", 16),
+        thorough("a dataset of unknown length, in epochs", 16),
         ("an endless dataset", 7),
         ("an endless dataset, in epochs", 16),
-        ("a subclassed model", 2),
+        thorough("a subclassed model", 2),
         ("a subclassed model", 7),
     ],
 )
@@ -561,12 +562,12 @@ def other_dataset() -> list[Any]:
 @pytest.mark.parametrize(
     ("source", "killed_at"),
     [
-        (same_arrays, 6),
+        thorough(same_arrays, 6),
         (same_arrays, 12),
         (other_arrays, 9),
-        (same_dataset, 9),
+        thorough(same_dataset, 9),
         (other_dataset, 9),
-        (other_dataset, 12),
+        thorough(other_dataset, 12),
     ],
 )
 def test_stages_that_were_killed_end_as_stages_that_were_not(

@@ -12,6 +12,7 @@ import tf_keras
 from tf_keras import layers, metrics, optimizers, regularizers
 from tf_keras.mixed_precision import LossScaleOptimizer
 
+from tests.thorough import sampled
 from trainloop import AtEnd, Checkpointing, Every, StepResult, Trainer, data
 
 # A batch of seven rows is split into three and four. The last of an epoch has one, so that one replica gets none.
@@ -180,7 +181,11 @@ def outcome(make: Callable[[], Trainer], arrays: Any, scope: Any) -> Outcome:
     )
 
 
-@pytest.fixture(scope="module", params=CASES)
+ALWAYS = ["sgd, clipped", "metrics by name", "microbatches, sample weights", "embedding, microbatches", "gradient norm"]
+ALWAYS += ["synchronized batch norm", "own weight, microbatches", "own step", "two models"]
+
+
+@pytest.fixture(scope="module", params=sampled(CASES, ALWAYS))
 def one_and_two(request, two_replicas) -> tuple[Outcome, Outcome]:
     """The same run on one replica and on two."""
     make, arrays = CASES[request.param]
