@@ -32,6 +32,7 @@ OTHER_TESTS = frozenset(
         "test_results.py",
         "test_resume.py",
         "test_subclassing.py",
+        "test_sweeping.py",
         "test_trainer.py",
         "test_triggers.py",
         "test_workdir.py",

@@ -55,13 +55,14 @@ class StepMethods:
         self.models = arguments.check_models(model)
         self.optimizers = arguments.check_optimizers(optimizer, self.models, isinstance(model, Mapping))
         self.model = model
-        self.optimizer = self.optimizers if isinstance(optimizer, Mapping) else self.optimizers.get("model")
+        # Any, here and for the loss: a subclass knows what it was given, and its type checker need not ask for None.
+        self.optimizer: Any = self.optimizers if isinstance(optimizer, Mapping) else self.optimizers.get("model")
         self.strategy = arguments.find_strategy(self.models)
         self.microbatches = arguments.check_positive(microbatches, "microbatches")
         self.jit_compile = jit_compile
         self.report_gradient_norm = report_gradient_norm
         output_names = getattr(model, "output_names", None)
-        self.loss = None if loss is None else Loss(loss, loss_weights, output_names)
+        self.loss: Any = None if loss is None else Loss(loss, loss_weights, output_names)
         self.metrics = Metrics(metrics, unweighted_metrics, output_names)
         self._building = False
         overridden = [name for name in ("compute_loss", "train_step") if self._overrides(name)]

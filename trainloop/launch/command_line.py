@@ -18,6 +18,7 @@ STRATEGIES = ("none", "mirrored")
 REFUSED = 2  # The exit status of a program that found its command line wrong.
 
 _COLUMN = 34
+_REPEAT = ";\n    repeat this option to specify a list of values"  # which absl adds to a flag of several values
 
 
 def define(read_only: bool, without_workdir: bool = False) -> None:
@@ -108,12 +109,15 @@ def _without_noise(error: Exception) -> str:
 def _help(program: str) -> str:
     command = f"{sys.orig_argv[0]} {os.path.relpath(program)}"
     needed = "--workdir=DIR " if "checkpoint" in flags.FLAGS else "--config=FILE --workdir=DIR "
-    lines = [sys.modules["__main__"].__doc__ or "", ""]
-    lines += [f"usage: {command} {needed if 'workdir' in flags.FLAGS else ''}[flags]"]
-    lines += ["", "what to run, and where", *_entries("config")]
-    lines += _entry("config.KEY=VALUE", "override one key of the config, as in --config.learning_rate=3e-4")
-    lines += _entries("workdir", "checkpoint", "steps", "strategy")
-    own = [flag.name for flag in flags.FLAGS.get_key_flags_for_module(program)]
+    lines = [(sys.modules["__main__"].__doc__ or "").strip(), ""]
+    is_launched = "config" in flags.FLAGS  # else a program that parses its flags here and has its own way to run
+    shared = ("workdir", "checkpoint", "steps", "strategy") if is_launched else ()
+    lines += [f"usage: {command} {needed if is_launched and 'workdir' in flags.FLAGS else ''}[flags]"]
+    if is_launched:
+        lines += ["", "what to run, and where", *_entries("config")]
+        lines += _entry("config.KEY=VALUE", "override one key of the config, as in --config.learning_rate=3e-4")
+        lines += _entries(*shared)
+    own = {flag.name for flag in flags.FLAGS.get_key_flags_for_module(program)}.difference(shared)
     if own:
         lines += ["", "this program", *_entries(*sorted(own))]
     lines += ["", "besides", *_entries("dry_run", "allow_config_change", "verbose_tf")]
@@ -128,12 +132,13 @@ def _entries(*names: str) -> list[str]:
 def _flag_entry(flag: flags.Flag) -> list[str]:
     if flag.boolean:
         return _entry(flag.name, flag.help)
-    values = getattr(flag.parser, "enum_values", None)
-    kinds = {"config": "FILE", "workdir": "DIR", "steps": "N", "checkpoint": "latest|best|STEP"}
-    shown = "|".join(values) if values else kinds.get(flag.name, "VALUE")
-    default = "" if flag.default is None else f" (default: {flag.default})"
-    help_text = (flag.help or "").removeprefix(f"<{shown}>: ")  # absl repeats an enum's values there.
-    return _entry(f"{flag.name}={shown}", f"{help_text}{default}")
+    kinds = {"config": "FILE", "workdir": "DIR", "checkpoint": "latest|best|STEP"}
+    kind = kinds.get(flag.name, "N" if flag.flag_type() == "int" else "VALUE")
+    help_text = (flag.help or "").removesuffix(_REPEAT)
+    if match := re.match("<([^>]+)>: ", help_text):  # as absl writes it for an enum's values
+        kind, help_text = match[1], help_text[match.end() :]
+    default = "" if flag.default is None or flag.default == [] else f" (default: {flag.default})"
+    return _entry(f"{flag.name}={kind}", f"{help_text}{default}")
 
 
 def _entry(left: str, help_text: str | None) -> list[str]:

@@ -201,7 +201,7 @@ def _is_worth_telling(record: LogRecord) -> bool:
 
 
 def _say_stopped() -> None:
-    if "workdir" not in flags.FLAGS:  # nothing to continue
+    if flags.FLAGS.find_module_defining_flag("workdir") != command_line.__name__:  # no run of which launch knows
         sys.stderr.write("stopped\n")
     elif (step := _newest_step()) is None:
         sys.stderr.write("stopped before the first checkpoint; run the same command again to start over\n")
