@@ -6,7 +6,8 @@ Takes 9 seconds of one CPU core. The energy distance to test digits falls from 3
 is 0.013 (seed 0).
 
 While one of the two learns, the other is in EVAL: `Phase.EVAL.call` inside the TRAIN step wins. The generator's batch
-norm statistics are moved once a step, by the one pass in which the generator learns, and not six times.
+norm statistics are moved once a step, by the one pass in which the generator learns, and not six times; so the critic
+sees what the generator will put out, and not, as in the paper, what it puts out while it learns.
 """
 
 import numpy as np
@@ -29,7 +30,8 @@ class WGAN(Trainer):
         with tf.GradientTape() as tape:
             tape.watch(between)
             score = phase.call(critic, between)
-        penalty = tf.reduce_mean(tf.square(tf.norm(tape.gradient(score, between), axis=1) - 1.0))
+        slope = tf.sqrt(tf.reduce_sum(tf.square(tape.gradient(score, between)), axis=1) + 1e-12)  # has a gradient at 0
+        penalty = tf.reduce_mean(tf.square(slope - 1.0))
         distance = tf.reduce_mean(phase.call(critic, real)) - tf.reduce_mean(phase.call(critic, fake))
         return 10.0 * penalty - distance, {"distance": distance, "penalty": penalty}
 

@@ -39,13 +39,17 @@ class Launched:
         self.command = [str(program), *args]
         self.returncode: int | None = None
         self._outputs = [tempfile.TemporaryFile("w+") for _ in range(2)]  # noqa: SIM115 (closed by `finish`)
-        self._channel, theirs = socket.socketpair()
+        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "100"} | dict(env or {})
         message = json.dumps({"argv": self.command, "cwd": str(cwd), "environment": environment}).encode()
         with theirs:
             fds = [theirs.fileno(), *(output.fileno() for output in self._outputs)]
             socket.send_fds(_parent(), [message], fds)
-        self.pid = int(self._received(DEADLINE) or 0)
+        pid = self._received(DEADLINE)
+        if not pid:
+            raise AssertionError(f"{self.command} was not launched")
+        self.pid = int(pid)
+        _running.append(self)
 
     def poll(self) -> int | None:
         """Returns the status that it has ended with, or None."""
@@ -65,6 +69,7 @@ class Launched:
             os.kill(self.pid, signal.SIGKILL)
             self._received(deadline)
         self._channel.close()
+        _running.remove(self)
         printed = []
         for output in self._outputs:
             with output:
@@ -83,6 +88,9 @@ class Launched:
             return None
 
 
+_running: list[Launched] = []
+
+
 @functools.cache
 def _parent() -> socket.socket:
     """The socket of the process that programs are forked from, which ends with this one."""
@@ -92,6 +100,8 @@ def _parent() -> socket.socket:
         process = subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd=ROOT)
 
     def end() -> None:
+        for each in _running:  # of a test that has failed before it was finished
+            each.send_signal(signal.SIGKILL)
         ours.close()
         process.kill()
         process.wait()

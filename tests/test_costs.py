@@ -87,8 +87,8 @@ def test_calls_between_two_chunks(everything: bool, tmp_path: pathlib.Path) -> N
         total += 2 * chunks
         found.append(calls_of(trainer, total))
     each = {kind: (found[2][kind] - found[1][kind]) / CHUNKS for kind in ("python", "ops", "values")}
-    assert each["ops"] <= 11  # the loop itself, metrics and window read and begun anew, the learning rate
-    assert each["values"] <= 5
+    assert 5 < each["ops"] <= 11  # the loop itself, metrics and window read and begun anew, the learning rate
+    assert 0 < each["values"] <= 5
     assert (
         each["python"] < 2500
     )  # most of them are TensorFlow's and Keras's; with counters read as ops it was twice that

@@ -326,3 +326,40 @@ def test_contract_without_an_optimizer_has_no_training_step():
     trainer.evaluate(PAIRS)
     with pytest.raises(ValueError, match="contract: optimizer=None"):
         trainer.contract(Phase.TRAIN)
+
+
+class WithEncoder(Trainer):
+    """Keeps a second net beside `model=`, as is usual elsewhere."""
+
+    def __init__(self, model, encoder, of_encoder=None, **options):
+        super().__init__(model, **options)
+        self.encoder, self.of_encoder = encoder, of_encoder
+
+    def compute_loss(self, batch, phase):
+        coded = (self.of_encoder or phase).call(self.encoder, batch[0])
+        return tf.reduce_mean(tf.square(phase.call(self.model, coded)))
+
+
+def net(units):
+    return tf_keras.Sequential([tf_keras.Input([4]), layers.Dense(units)])
+
+
+def test_a_net_that_is_in_no_model_is_neither_trained_nor_saved_and_told_of():
+    trainer = WithEncoder(net(1), net(4), optimizer="sgd", default_callbacks=False)
+    with pytest.warns(
+        UserWarning, match=r"and no model of model= holds: sequential(_\d+)?\. They are neither trained nor saved"
+    ):
+        trainer.fit(PAIRS, steps=1)
+    trainer.fit(PAIRS, steps=2)  # told once
+
+
+@pytest.mark.parametrize("how", ["in PREDICT", "frozen", "in model="])
+def test_a_net_that_is_not_to_be_trained_is_not_told_of(how):
+    encoder = net(4)
+    if how == "frozen":
+        encoder.trainable = False
+    model = net(1)
+    if how == "in model=":
+        model = tf_keras.Sequential([tf_keras.Input([4]), encoder, layers.Dense(1)])
+    of_encoder = Phase.PREDICT if how == "in PREDICT" else None
+    WithEncoder(model, encoder, of_encoder, optimizer="sgd", default_callbacks=False).fit(PAIRS, steps=1)

@@ -110,3 +110,9 @@ def test_seconds_are_a_positive_number(seconds: object) -> None:
 def test_only_triggers_are_joined() -> None:
     with pytest.raises(TypeError, match=r"unsupported operand"):
         Every(steps=5) | 5
+
+
+def test_a_trigger_is_no_condition() -> None:
+    """`or` would drop the second one without a word."""
+    with pytest.raises(TypeError, match=r"^Every\(epochs=1\) is neither true nor false; join triggers with \|"):
+        Every(epochs=1) or AtEnd()

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from trainloop.agenda import Agenda
-from trainloop.callback import has_state
+from trainloop.callback import checked_state, has_state
 from trainloop.callbacks import Checkpointing
 from trainloop.evaluator import EVAL_EVERY, Data
 from trainloop.interrupts import Interrupted, Interrupts
@@ -137,7 +137,7 @@ class BetweenChunks(Positioned):
     ) -> Iterator[None]:
         """Lets a signal end the passes in the block, and puts back what the block has done by then."""
         stateful = {key: each for key, each in self._named_callbacks().items() if has_state(each)}
-        states = {key: json.dumps(callback.get_state()) for key, callback in stateful.items()}
+        states = {key: json.dumps(checked_state(key, callback.get_state())) for key, callback in stateful.items()}
         latest, logged, sizes = dict(self.latest_metrics), dict(self._logged), self._measure_logs()
         stop_reason = self._stop_reason
         try:

@@ -111,12 +111,10 @@ class GoingBack(BetweenChunks):
         )
         if ahead != 1:
             steps = steps if ahead is None else min(steps, ahead - 1)
-            try:
-                ran = loop.run(stream.iterator, steps)
-            except BaseException:
-                self.state.forget_counts()  # how far the loop has come, its counter knows
-                raise
-            self.state.note_steps(ran.steps)
+            before = self.state.counts
+            self.state.forget_counts()  # whatever leaves here, how far the loop has come its counter knows
+            ran = loop.run(stream.iterator, steps)
+            self.state.note_steps(before, ran.steps)
             return ran
         if not stream.iterator.get_next_as_optional().has_value():
             return Ran(0, finite=True, out_of_data=True)

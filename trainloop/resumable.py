@@ -253,6 +253,7 @@ class Resumable(Evaluator):
                 callback.set_state(state["callbacks"][key])
             elif has_state(callback):
                 logging.warning("%s was not there when the checkpoint was saved; it starts fresh", key)
+        self.state.forget_counts()  # also where somebody restores `state.checkpoint` without us
 
     def _logs(self) -> list[pathlib.Path]:
         return [] if self.workdir is None else [self.workdir.metrics, self.workdir.phases]

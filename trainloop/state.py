@@ -98,9 +98,9 @@ class State:
             getattr(self, name).assign(value)
         self._counts = before._replace(**values)
 
-    def note_steps(self, number: int) -> None:
-        """Notes that a compiled loop has counted so many steps."""
-        self._counts = self.counts._replace(step=self.counts.step + number)
+    def note_steps(self, before: Counts, number: int) -> None:
+        """Notes that a compiled loop has counted so many steps since the counters were these."""
+        self._counts = before._replace(step=before.step + number)
 
     def forget_counts(self) -> None:
         """Has the counters looked at anew: a restore has written them, or a loop that did not come to its end."""

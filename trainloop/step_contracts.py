@@ -9,13 +9,14 @@ import tensorflow as tf
 import tf_keras
 from absl import logging
 
+from trainloop import keras_hooks
 from trainloop.contract_report import ContractReport
 from trainloop.effects import read_effects
 from trainloop.origins import warn_user
 from trainloop.phase import Phase
 from trainloop.state import State
 from trainloop.steps import GatheringLoop, SummingLoop
-from trainloop.tracing import merged
+from trainloop.tracing import Trace, merged
 from trainloop.variables import Variables, handles, held_by, variables_held_by
 from trainloop.verdicts import Surroundings, judge
 from trainloop.workdir import Workdir
@@ -65,6 +66,12 @@ class StepContracts:
             self.write(workdir)
         report.check()
         self._say(report, resumes=workdir is not None)
+        if loop.phase is Phase.TRAIN and (outside := self._new(self._outside(loop.traces))):
+            warn_user(
+                f"layers that the training step calls in TRAIN and no model of model= holds: {', '.join(outside)}. They "
+                "are neither trained nor saved. Give them to the Trainer in model= (a dict of models), call them "
+                "in another phase (Phase.PREDICT.call(...)), or set trainable = False"
+            )
 
     def write(self, workdir: Workdir) -> None:
         """Writes the reports of all phases down."""
@@ -98,6 +105,20 @@ class StepContracts:
         trained = [v for key in self._optimizers for v in self._models[key].trainable_variables]
         held = frozenset(id(handle) for each in saved for handle in handles(each))
         return judge(loop.phase, read_effects(step, trace), trace, Surroundings([root], variables, held, trained))
+
+    def _outside(self, traces: Iterable[Trace]) -> list[str]:
+        """Returns the paths of trainable layers that are called in TRAIN and are in no model."""
+        known = {id(layer) for model in self._models.values() for layer in (model, *keras_hooks.layers_of(model))}
+        found = [
+            call.path
+            for trace in traces
+            for call in trace.calls
+            if call.phase == Phase.TRAIN.value
+            and id(call.layer) not in known
+            and (call.around is None or id(call.around.layer) in known)
+            and call.layer.trainable_weights
+        ]
+        return list(dict.fromkeys(found))
 
     def _say(self, report: ContractReport, *, resumes: bool) -> None:
         """Tells what is worth knowing and forbids nothing, each thing once."""

@@ -338,7 +338,10 @@ class Trainer(GoingBack):
         if self.fitting:
             raise RuntimeError("fit was called while fit is running; a hook may call evaluate and predict, but not fit")
         if not self.optimizers:
-            raise ValueError("fit: optimizer=None; give the Trainer an optimizer")
+            raise ValueError(
+                "fit: optimizer=None; give the Trainer an optimizer (Trainer.from_compiled(model) takes that of a model "
+                "that was compiled)"
+            )
         if self.checkpoints is not None and self._restored is None and self.step == 0 and self.checkpoints.is_begun():
             raise RuntimeError(
                 f"fit: workdir={str(self.workdir)!r} holds checkpoints up to step "
@@ -351,7 +354,9 @@ class Trainer(GoingBack):
     ) -> list[Trigger | None]:
         """Returns the run's agenda: the report, the evaluation, then each callback's trigger."""
         each_epoch = Every(epochs=1)
-        report = self.report_every or (each_epoch if stream.has_epochs else Every(steps=100))
+        report = self.report_every
+        if report is None:
+            report = each_epoch if stream.has_epochs else Every(steps=100)
         if sets and eval_every is None:
             eval_every = (
                 each_epoch if total.epochs is not None else each_epoch | AtEnd() if stream.has_epochs else AtEnd()

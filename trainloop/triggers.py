@@ -48,6 +48,9 @@ class Trigger:
             return NotImplemented
         return AnyOf((self, other))
 
+    def __bool__(self) -> bool:
+        raise TypeError(f"{self} is neither true nor false; join triggers with | and not with `or`: {self} | AtEnd()")
+
 
 @dataclasses.dataclass(frozen=True)
 class Every(Trigger):

@@ -22,6 +22,7 @@ MapFn = Callable[[Batch], Batch]
 AugmentFn = Callable[[Batch, tf.Tensor], Batch]
 
 _ENDLESS = np.iinfo(np.int64).max
+_AT_ONCE = 4  # large batches that are gathered side by side; each takes memory
 _ROWS_IN_A_BLOCK = 8192  # their places take 0.3 ms to find, and Python is asked for them once
 
 
@@ -210,7 +211,7 @@ class RowData(AddressedData):
                 batches = batches.map(_not_converted(prepare), num_parallel_calls=tf.data.AUTOTUNE)
         else:
             # Large batches are gathered side by side, each of them a copy that one core makes.
-            parallel = tf.data.AUTOTUNE if together == 1 and not self._loads_in_python else None
+            parallel = _AT_ONCE if together == 1 and not self._loads_in_python else None
             batches = numbers.map(_not_converted(self._load), num_parallel_calls=parallel)
             batches = batches if together == 1 else batches.unbatch()
         options = tf.data.Options()

@@ -80,7 +80,7 @@ class DatasetStream(Stream):
         # that once more; so the iterator that a run begins with has to be the second one too.
         self._first = iter(dataset) if resume is None else None
         self.passes = 0 if self._first is None else 1
-        self._is_saved = self._first is not None and (_is_plain(dataset) or _can_be_saved(self._first))
+        self._is_saved = self._first is not None and _can_be_saved(dataset, self._first)
         self.caveat = self._why_inexact(resume)
 
     def count(self, steps_per_epoch: int | None, *, in_epochs: bool) -> None:
@@ -213,6 +213,18 @@ _PLAIN = re.compile(
 )
 
 
+def _can_be_saved(dataset: tf.data.Dataset, iterator: Any) -> bool:
+    """Returns whether an iterator of a dataset can be saved, also once it has been read from.
+
+    TensorFlow has no way to ask. A new iterator tells of a `shuffle`, and not of what that will read; so what has a
+    state is tried apart.
+    """
+    if _is_plain(dataset):
+        return True
+    doubtful = [node for node in _nodes(dataset) if not all(map(_has_no_state, node._functions()))]
+    return all(map(_is_written, [iterator, *map(iter, doubtful)]))
+
+
 def _is_plain(dataset: tf.data.Dataset) -> bool:
     """Returns whether it is plain to see that an iterator can be saved: nothing in it has a state of its own."""
     return all(
@@ -224,8 +236,8 @@ def _has_no_state(function: Any) -> bool:
     return not any(op.op_def.is_stateful for op in function.function.graph.get_operations())
 
 
-def _can_be_saved(iterator: Any) -> bool:
-    """Tries it: TensorFlow has no way to ask. Of a large `shuffle` this writes a number for each row of its buffer."""
+def _is_written(iterator: Any) -> bool:
+    """Tries it. Of a large `shuffle` this writes a number for each row of its buffer."""
     with tempfile.TemporaryDirectory() as directory:
         try:
             tf.train.Checkpoint(iterator=iterator).write(f"{directory}/iterator")
