@@ -42,7 +42,9 @@ def test_no_due_step_is_jumped_over(agenda: list[Trigger | None], chunks: list[i
             fired[position].append(step)
         if step == total:
             break
-    expected = [[s for s in due_steps(trigger, total) if s > start] if trigger is not None else [] for trigger in agenda]
+    expected = [
+        [s for s in due_steps(trigger, total) if s > start] if trigger is not None else [] for trigger in agenda
+    ]
     assert fired == expected
 
 

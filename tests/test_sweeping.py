@@ -1,13 +1,16 @@
 """Sweeps: what is asked for, who trains it, and what comes out."""
 
 import csv
+import dataclasses
 import json
+import math
 import os
 import signal
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import optuna
 import pytest
 import tf_keras
 from ml_collections import config_dict
@@ -16,11 +19,14 @@ from tests.launching import ROOT, Launched
 from trainloop import Callback, Every, Trainer, data
 from trainloop.launch import LaunchError, Task
 from trainloop.monitor import Monitor
-from trainloop.sweeping import Axis, Plan, parse_axis, sweep
+from trainloop.sweeping import Axis, Plan, parse_axis, sweep, trial
+from trainloop.sweeping.figure import draw
 from trainloop.sweeping.plan import Job
 from trainloop.sweeping.pruning import Pruning
-from trainloop.sweeping.study import Claim, SharedStudy
+from trainloop.sweeping.study import Claim, Result, SharedStudy
+from trainloop.sweeping.sweep import _Progress
 from trainloop.sweeping.table import shown
+from trainloop.workdir import Workdir
 
 CONFIG = {"task": "tests.test_sweeping:line", "seed": 3, "rate": 0.1, "depth": 1, "kind": "plain", "wide": False}
 RATES = Axis("rate", (0.1, 0.2, 0.3))
@@ -41,11 +47,14 @@ def plan(*axes: Axis, **options) -> Plan:
         ("model.width=4,8", Axis("model.width", (4, 8))),
         ("rate=1e-4..1e-2:log", Axis("rate", low=1e-4, high=1e-2, log=True)),
         ("depth=1..8", Axis("depth", low=1, high=8)),
-        ("nothing=1,0.5", Axis("nothing", (1, 0.5))),
+        ("nothing=1,0.5", Axis("nothing", (1.0, 0.5))),
+        ("nothing=1,2", Axis("nothing", (1, 2))),
+        ("nothing=1..2.5", Axis("nothing", low=1.0, high=2.5)),
     ],
 )
 def test_over_as_it_is_typed(text, axis):
-    assert parse_axis(text, config_dict.ConfigDict({**CONFIG, "model": {"width": 4}, "nothing": None})) == axis
+    config = config_dict.ConfigDict({**CONFIG, "model": {"width": 4}, "nothing": None})
+    assert repr(parse_axis(text, config)) == repr(axis)  # 1 is equal to 1.0
 
 
 @pytest.mark.parametrize(
@@ -161,22 +170,125 @@ def test_an_accident_is_made_again_and_a_divergence_is_a_result(tmp_path):
 
 def test_a_kill_while_a_trial_is_handed_out_leaves_nothing_behind(tmp_path):
     study = SharedStudy(plan(), tmp_path)
-    study._study.enqueue_trial({"rate": 0.1}, user_attrs={"seed": 3})  # and killed before it was taken
+    study._study.enqueue_trial({}, user_attrs={"values": {"rate": 0.1}, "seed": 3})  # and killed before it was taken
     study._study.ask()  # this one before its seed was written
     claims = [take(study) for _ in range(3)]
     assert [claim.job for claim in claims] == list(plan().grid())
     assert study.take() is None
 
 
-def test_values_and_seeds_may_be_added(tmp_path):
-    small, large = plan(Axis("rate", (0.1, 0.2))), plan(Axis("rate", (0.1, 0.2, 0.9)), seeds=2)
+@pytest.mark.parametrize(("key", "values"), [("rate", (0.1, 0.9)), ("kind", ("a", "b")), ("wide", (True, False))])
+def test_values_and_seeds_may_be_added(tmp_path, key, values):
+    small, large = plan(Axis(key, values[:1])), plan(Axis(key, values), seeds=2)
+    assert small.identity == large.identity
     study = SharedStudy(small, tmp_path)
-    for _ in range(2):
-        finish(study, take(study))
+    finish(study, take(study))
     assert study.take() is None
     more = SharedStudy(large, tmp_path)
-    added = [take(more) for _ in range(4)]
+    added = [take(more) for _ in range(3)]
     assert {claim.job for claim in added} == set(large.grid()) - set(small.grid())
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        (Axis("rate", low=0.1, high=0.2), Axis("rate", low=0.1, high=0.2, log=True)),
+        (Axis("rate", low=1, high=2), Axis("rate", low=1.0, high=2.5)),
+        (Axis("rate", (0.1, 0.2)), Axis("rate", low=0.1, high=0.2)),
+    ],
+)
+def test_a_search_of_another_kind_is_another_sweep(tmp_path, before, now):
+    depth = Axis("depth", low=1, high=4)
+    SharedStudy(plan(before, depth, trials=3), tmp_path)
+    with pytest.raises(LaunchError, match=r"holds another sweep:\n  --over: was .* a range of"):
+        sweep(plan(now, depth, trials=3), tmp_path)
+
+
+def test_to_a_search_seeds_trials_and_wider_ranges_may_be_added(tmp_path):
+    small = plan(Axis("rate", low=0.1, high=0.2), Axis("kind", ("a", "b")), trials=1)
+    large = plan(Axis("rate", low=0.01, high=0.9), Axis("kind", ("a", "b")), trials=3, seeds=2)
+    assert small.identity == large.identity
+    finish(one := SharedStudy(small, tmp_path), first := take(one))
+    more = SharedStudy(large, tmp_path)
+    second, third = take(more), take(more)
+    assert second.job == Job(first.job.values, seed=4)
+    assert third.job.values != second.job.values
+    assert third.job.seed == 3
+
+
+def test_what_is_not_finite_is_a_divergence_and_counts_for_no_mean(tmp_path, capfd):
+    study, asked = SharedStudy(plan(), tmp_path), plan()
+    with _Progress(study, asked) as progress:
+        for train, evaluation in ((1.0, math.nan), (math.inf, 2.0), (math.nan, 3.0)):
+            study.finish(claim := take(study), {"train/loss": train, "eval/loss": evaluation}, pruned=False)
+            progress.ended(claim)
+    assert study.take() is None
+    first, *others = study.results()
+    assert first.state == "diverged"
+    assert first.metrics["train/loss"] == 1.0
+    assert math.isnan(first.metrics["eval/loss"])
+    assert [each.state for each in others] == ["complete", "complete"]
+    assert "trial 1 of 3  rate=0.1,seed=3  diverged\n" in capfd.readouterr().err
+    same_point = [dataclasses.replace(each, job=Job(others[0].job.values, seed)) for seed, each in enumerate(others)]
+    one_more = Result(Job(others[0].job.values, 2), "complete", {"train/loss": 0.5, "eval/loss": 4.0})
+    trials = [first, *same_point, one_more]
+    assert shown(trials, asked).splitlines()[2].split() == ["0.2", "3", "0.5000", "3.0000", "±", "1.0000", "best"]
+    draw(trials, asked).savefig(tmp_path / "sweep.png")
+
+
+def test_a_sweep_that_came_to_nothing_is_taken_back_by_whoever_began_it(tmp_path):
+    one, other = SharedStudy(plan(), tmp_path), SharedStudy(plan(), tmp_path)
+    files = tmp_path / "sweep.json", tmp_path / "sweep.db"
+    claim = take(other)
+    one.withdraw()
+    assert all(file.exists() for file in files)  # the other one is at work
+    other.fail(claim, diverged=False)
+    other.withdraw()
+    assert all(file.exists() for file in files)  # it did not make them
+    (tmp_path / "trials" / claim.job.name).mkdir(parents=True)
+    one.withdraw()
+    assert all(file.exists() for file in files)  # the trial will go on
+    (tmp_path / "trials" / claim.job.name).rmdir()
+    one.withdraw()
+    assert not any(file.exists() for file in files)
+    assert (tmp_path / "LOCK").exists()
+
+
+@pytest.mark.parametrize("axis", [RATES, Axis("rate", low=0.1, high=0.2)])
+def test_an_error_while_a_job_is_handed_out_lets_go_of_it(tmp_path, monkeypatch, axis):
+    study = SharedStudy(plan(axis, trials=3), tmp_path)
+
+    def broken(*_, **__):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(study._study, "enqueue_trial", broken)
+    monkeypatch.setattr(optuna.Trial, "set_user_attr", broken)
+    with pytest.raises(OSError, match="disk full") as _held:  # with its frames
+        study.take()
+    [directory] = (tmp_path / "locks").iterdir()
+    with Workdir(directory).lock():
+        pass
+
+
+def test_an_error_in_a_trial_says_which_one(tmp_path, monkeypatch):
+    def broken(*_, **__):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(trial, "Recipe", lambda *_, **__: broken)
+    study = SharedStudy(plan(), tmp_path)
+    with pytest.raises(ZeroDivisionError) as caught:
+        trial.run(take(study), study, plan(), tmp_path, verbose_tf=False, tell=broken)
+    assert caught.value.__notes__[0].startswith("in the sweep's trial rate=0.1,seed=3, with which the same command")
+
+
+def test_training_data_are_measured_whole_where_they_have_an_end():
+    rows = data.from_arrays(np.zeros([8, 1]), batch_size=4)
+    finite = rows.once
+    assert trial._with_an_end(rows, 9) is rows
+    assert trial._with_an_end(finite, 9) is finite
+    assert trial._with_an_end(data.from_dataset(finite.repeat(), resume="replay"), 9).cardinality() == 9
+    unknown = finite.filter(lambda _: True)
+    assert len(list(trial._with_an_end(unknown, 9))) == 2
 
 
 def test_a_search_trains_each_point_with_all_seeds_and_never_one_twice(tmp_path):
@@ -266,9 +378,16 @@ class CtrlC(Callback):
             os.kill(os.getpid(), signal.SIGINT)
 
 
+class CtrlCAtTheEnd(Callback):
+    """Ctrl-C when the training has ended, and its result is not booked."""
+
+    def on_fit_end(self, trainer):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
 def interrupted_line(**arguments):
-    """A task whose second trial is stopped by Ctrl-C after the first epoch."""
-    return line(**arguments, callbacks=[CtrlC()] if arguments["rate"] == 0.3 else [])
+    """A task whose first trial is stopped by Ctrl-C at its end, and the second one after the first epoch."""
+    return line(**arguments, callbacks=[CtrlC() if arguments["rate"] == 0.3 else CtrlCAtTheEnd()])
 
 
 def trained(directory: Path) -> dict[str, list[int]]:
@@ -282,9 +401,13 @@ def trained(directory: Path) -> dict[str, list[int]]:
 
 
 def test_a_sweep_is_stopped_goes_on_and_is_complete(tmp_path, capfd):
-    """One after the other, since each trial is traced: Ctrl-C, the rest, nothing left, a divergence, another sweep."""
+    """One after the other, since each trial is traced: Ctrl-C at an end, Ctrl-C within, the rest, nothing left."""
     rates = (0.1, 0.3)
     asked = Plan((Axis("rate", rates),), {**CONFIG, "task": "tests.test_sweeping:interrupted_line"})
+    with pytest.raises(KeyboardInterrupt):
+        sweep(asked, tmp_path / "s")
+    assert trained(tmp_path / "s") == {"rate=0.1,seed=3": [2, 4]}
+    assert not (tmp_path / "s" / "sweep.csv").exists()
     with pytest.raises(KeyboardInterrupt):
         sweep(asked, tmp_path / "s")
     assert trained(tmp_path / "s") == {"rate=0.1,seed=3": [2, 4], "rate=0.3,seed=3": [2]}
@@ -307,11 +430,14 @@ def test_a_sweep_is_stopped_goes_on_and_is_complete(tmp_path, capfd):
     assert json.loads((tmp_path / "s" / rows[0]["workdir"] / "config.json").read_text())["rate"] == 0.1
 
 
-def test_a_divergence_is_a_result_and_mistakes_leave_nothing(tmp_path):
+def test_a_divergence_is_a_result_and_mistakes_are_taken_back(tmp_path):
+    (tmp_path / "s" / "locks").mkdir(parents=True)
+    (tmp_path / "s" / "locks" / "mine").touch()
     asked = Plan((Axis("kind", ("divergent",)),), {**CONFIG, "task": "tests.test_sweeping:line"})
     with pytest.raises(LaunchError, match=r"--metric=eval/los: the config's task has no such metric; did you mean ev"):
         sweep(Plan(asked.axes, asked.config, metric="eval/los", mode="min"), tmp_path / "s")
-    assert not (tmp_path / "s").exists()
+    assert sorted(path.name for path in (tmp_path / "s").iterdir()) == ["LOCK", "locks"]
+    assert (tmp_path / "s" / "locks" / "mine").exists()
     [result] = sweep(asked, tmp_path / "s")
     assert (result.state, result.metrics) == ("diverged", {})
     with pytest.raises(LaunchError, match=r"holds another sweep:\n  config\.rate: was 0\.1, now 0\.9\n"):
@@ -394,10 +520,12 @@ def test_two_programs_share_a_sweep_and_one_that_is_killed_is_no_loss(tmp_path):
     assert ends[1].stdout.count("± ") == 4  # train and eval, of two points
     assert list(trained(tmp_path / "s").values()) == [[2, 4]] * 4
 
-    import optuna
-
     trials = optuna.load_study(study_name="sweep", storage=f"sqlite:///{tmp_path}/s/sweep.db").get_trials()
     failed = [trial for trial in trials if trial.state.name == "FAIL"]
-    complete = [(trial.params["rate"], trial.user_attrs["seed"]) for trial in trials if trial.state.name == "COMPLETE"]
-    assert [trial.params["rate"] for trial in failed] == [0.2]
+    complete = [
+        (trial.user_attrs["values"]["rate"], trial.user_attrs["seed"])
+        for trial in trials
+        if trial.state.name == "COMPLETE"
+    ]
+    assert [trial.user_attrs["values"]["rate"] for trial in failed] == [0.2]
     assert sorted(complete) == [(rate, seed) for rate in (0.1, 0.2) for seed in (0, 1)]

@@ -68,8 +68,8 @@ class StepContracts:
         self._say(report, resumes=workdir is not None)
         if loop.phase is Phase.TRAIN and (outside := self._new(self._outside(loop.traces))):
             warn_user(
-                f"layers that the training step calls in TRAIN and no model of model= holds: {', '.join(outside)}. They "
-                "are neither trained nor saved. Give them to the Trainer in model= (a dict of models), call them "
+                f"layers that the training step calls in TRAIN and no model of model= holds: {', '.join(outside)}. "
+                "They are neither trained nor saved. Give them to the Trainer in model= (a dict of models), call them "
                 "in another phase (Phase.PREDICT.call(...)), or set trainable = False"
             )
 

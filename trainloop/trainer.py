@@ -339,8 +339,8 @@ class Trainer(GoingBack):
             raise RuntimeError("fit was called while fit is running; a hook may call evaluate and predict, but not fit")
         if not self.optimizers:
             raise ValueError(
-                "fit: optimizer=None; give the Trainer an optimizer (Trainer.from_compiled(model) takes that of a model "
-                "that was compiled)"
+                "fit: optimizer=None; give the Trainer an optimizer (Trainer.from_compiled(model) takes over that of a "
+                "compiled model)"
             )
         if self.checkpoints is not None and self._restored is None and self.step == 0 and self.checkpoints.is_begun():
             raise RuntimeError(

@@ -78,9 +78,10 @@ def parse_axis(text: str, config: config_dict.ConfigDict) -> Axis:
             ) from None
 
     if _RANGE in given and "," not in given:
-        return _range(text, key, *map(read, given.removesuffix(_LOG).split(_RANGE, 1)), log=given.endswith(_LOG))
+        low, high = _of_one_type(list(map(read, given.removesuffix(_LOG).split(_RANGE, 1))))
+        return _range(text, key, low, high, log=given.endswith(_LOG))
     words = given.split(",")
-    values = tuple(map(read, _filled_in(text, words) if _AND_SO_ON in words else words))
+    values = tuple(_of_one_type(list(map(read, _filled_in(text, words) if _AND_SO_ON in words else words))))
     if len(set(values)) < len(values):
         raise LaunchError(f"--over={text}: a value is given twice")
     return Axis(key, values)
@@ -132,6 +133,11 @@ def _read(word: str, now: Any) -> Value:
         return int(word)
     except ValueError:
         return _finite(float(word))
+
+
+def _of_one_type(values: list[Value]) -> list[Value]:
+    """Makes all of them floats where one is: 1 and 1.0 are the same value, but not the same name of a workdir."""
+    return list(map(float, values)) if any(isinstance(value, float) for value in values) else values
 
 
 def _finite(number: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -97,7 +98,11 @@ def _draw_metric(
 
 
 def _by_value(results: Sequence[Result], key: str, metric: str) -> dict[Value, list[float]]:
-    measured = [(dict(each.job.values)[key], each.metrics[metric]) for each in results if metric in each.metrics]
+    measured = [
+        (dict(each.job.values)[key], each.metrics[metric])
+        for each in results
+        if math.isfinite(each.metrics.get(metric, math.nan))
+    ]
     measured.sort(key=lambda pair: (str(type(pair[0])), pair[0]))
     return {
         value: [score for _, score in group] for value, group in itertools.groupby(measured, key=lambda pair: pair[0])

@@ -14,6 +14,7 @@ from trainloop.launch.config_file import flatten
 from trainloop.launch.errors import LaunchError
 from trainloop.sweeping.axes import Axis, Value
 
+RECORD = "sweep.json"  # of a plan's identity, in the sweep's directory
 _LONGEST_NAME = 150  # of a directory; file systems stop at 255 bytes
 
 
@@ -114,10 +115,14 @@ class Plan:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What two starts must have in common to be parts of one sweep; more values, seeds or trials may be added."""
-        varied = sorted(axis.key for axis in self.axes)
+        """What two starts must have in common to be parts of one sweep.
+
+        Seeds and trials may be added, to a grid also values, and a range that is searched may be widened.
+        """
+        varied = [axis.key for axis in self.axes]
+        over = sorted(map(_searched, self.axes) if self.is_search else varied)
         fixed = {f"config.{key}": value for key, value in flatten(self.config) if key not in varied}
-        return {"--over": varied, "--metric": self.metric, "--mode": self.mode or "min", **fixed}
+        return {"--over": over, "--metric": self.metric, "--mode": self.mode or "min", **fixed}
 
     def all_seeds(self) -> range:
         """Returns the seeds."""
@@ -130,6 +135,14 @@ class Plan:
         points = list(itertools.product(*(axis.values for axis in self.axes)))
         jobs = itertools.product(self.all_seeds(), points)
         return itertools.islice((Job.of(dict(zip(keys, point, strict=True)), seed) for seed, point in jobs), self.size)
+
+
+def _searched(axis: Axis) -> str:
+    """Returns what of an axis a sampler has to find unchanged: Optuna's distributions may not change their kind."""
+    if not axis.is_range:
+        return f"{axis.key}={','.join(map(str, axis.values))}"
+    kind = "whole numbers" if isinstance(axis.low, int) and isinstance(axis.high, int) else "numbers"
+    return f"{axis.key}: a range of {kind}{', by factors' if axis.log else ''}"
 
 
 def _copied(value: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import math
 import pathlib
 import time
 from collections.abc import Iterator, Mapping
@@ -14,11 +15,11 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 
 from trainloop.sweeping.axes import Axis
-from trainloop.sweeping.plan import Job, Plan
+from trainloop.sweeping.plan import RECORD, Job, Plan
 from trainloop.workdir import Workdir, WorkdirLocked
 
 COMPLETE, PRUNED, DIVERGED = "complete", "pruned", "diverged"
-_SEED, _METRICS = "seed", "metrics"
+_VALUES, _SEED, _METRICS = "values", "seed", "metrics"
 _LOOK_AGAIN = 0.05  # seconds
 _PROPOSALS = 20  # until a search that proposes only what was tried before is taken for exhausted
 
@@ -30,7 +31,7 @@ class Result:
     Attributes:
       job: What was trained.
       state: `"complete"`, `"pruned"` or `"diverged"`.
-      metrics: What was measured at its end, by full name; empty where it diverged.
+      metrics: What was measured at its end, by full name; empty where it did not get there.
     """
 
     job: Job
@@ -69,10 +70,14 @@ class SharedStudy:
         self._plan = plan
         self._directory = directory
         self._book = Workdir(directory)
-        self._distributions = {axis.key: _distribution(axis, plan.is_search) for axis in plan.axes}
+        # A grid has no parameters in Optuna's sense, whose lists of values cannot grow.
+        self._distributions = {axis.key: _distribution(axis) for axis in plan.axes} if plan.is_search else {}
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        url = f"sqlite:///{directory / 'sweep.db'}"
+        record, database = directory / RECORD, directory / "sweep.db"
+        url = f"sqlite:///{database}"
         with self._alone():
+            self._made = [path for path in (record, database) if not path.exists()]
+            self._book.write_json(record, plan.identity)
             self._study = optuna.create_study(
                 study_name="sweep",
                 storage=optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}}),
@@ -117,10 +122,13 @@ class SharedStudy:
 
         Args:
           claim: The job.
-          metrics: What was measured at its end, the plan's metric among them.
+          metrics: What was measured at its end, the plan's metric among them: if that is not finite, the job diverged.
           pruned: Whether it was stopped early.
         """
         claim.trial.set_user_attr(_METRICS, dict(metrics))
+        if not math.isfinite(metrics[self._plan.metric]):
+            self.fail(claim, diverged=True)
+            return
         with self._alone(), claim.lock:
             if pruned:
                 self._study.tell(claim.trial, state=TrialState.PRUNED)
@@ -138,10 +146,24 @@ class SharedStudy:
         with self._alone(), claim.lock:
             self._study.tell(claim.trial, state=TrialState.FAIL)
 
+    def withdraw(self) -> None:
+        """Takes the sweep back if it was begun here and has come to nothing: it would refuse the mended command."""
+        with self._alone():
+            begun = any(
+                _state_of(trial)
+                or trial.state is TrialState.RUNNING
+                or (self._directory / "trials" / job.name).exists()
+                for job, trial in self._trials()
+            )
+            for path in () if begun else self._made:
+                path.unlink(missing_ok=True)
+
     def _begun(self, job: Job) -> Claim:
-        lock = self._locked(job)
-        self._study.enqueue_trial(dict(job.values), user_attrs={_SEED: job.seed})
-        return Claim(job, self._study.ask(self._distributions), lock)
+        with self._locked(job) as lock:
+            values = dict(job.values)
+            parameters = values if self._plan.is_search else {}
+            self._study.enqueue_trial(parameters, user_attrs={_VALUES: values, _SEED: job.seed})
+            return Claim(job, self._study.ask(self._distributions), lock.pop_all())
 
     def _proposed(self, taken: set[Job], points: int) -> Claim | None:
         for attempt in range(_PROPOSALS):
@@ -150,9 +172,9 @@ class SharedStudy:
             trial = self._study.ask(self._distributions)
             job = Job.of(trial.params, self._plan.all_seeds()[0])
             if job not in taken:
-                lock = self._locked(job)
-                trial.set_user_attr(_SEED, job.seed)
-                return Claim(job, trial, lock)
+                with self._locked(job) as lock:
+                    trial.set_user_attr(_SEED, job.seed)
+                    return Claim(job, trial, lock.pop_all())
             self._study.tell(trial, state=TrialState.FAIL)
         return None
 
@@ -188,20 +210,18 @@ class SharedStudy:
             yield
 
 
-def _distribution(axis: Axis, is_search: bool) -> BaseDistribution:
-    numbers = [value for value in axis.values or (axis.low, axis.high) if not isinstance(value, bool | str)]
-    if axis.values and (is_search or not numbers):
+def _distribution(axis: Axis) -> BaseDistribution:
+    if not axis.is_range:
         return CategoricalDistribution(axis.values)
-    whole = [number for number in numbers if isinstance(number, int)]
-    if len(whole) == len(numbers):
-        return IntDistribution(min(whole), max(whole), log=axis.log)
-    return FloatDistribution(min(numbers), max(numbers), log=axis.log)
+    if isinstance(axis.low, int) and isinstance(axis.high, int):
+        return IntDistribution(axis.low, axis.high, log=axis.log)
+    return FloatDistribution(axis.low, axis.high, log=axis.log)
 
 
 def _job_of(trial: FrozenTrial) -> Job | None:
     """Returns what a trial trains; None where it was killed before that was written down."""
     seed = trial.user_attrs.get(_SEED)
-    return None if seed is None else Job.of(trial.params, seed)
+    return None if seed is None else Job.of(trial.user_attrs.get(_VALUES, trial.params), seed)
 
 
 def _state_of(trial: FrozenTrial) -> str | None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import pathlib
-import shutil
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +14,11 @@ from ml_collections import config_dict
 from trainloop.launch.errors import LaunchError
 from trainloop.launch.program import prepared
 from trainloop.sweeping import figure, table
-from trainloop.sweeping.plan import Plan
+from trainloop.sweeping.plan import RECORD, Plan
 from trainloop.workdir import Workdir
 
 if TYPE_CHECKING:
     from trainloop.sweeping.study import Claim, Result, SharedStudy
-
-_RECORD = "sweep.json"  # What must be the same at each start.
 
 
 def sweep(
@@ -31,7 +27,7 @@ def sweep(
     """Trains what of the plan is not trained yet, and writes `sweep.csv` and `sweep.png`.
 
     The same call again goes on where this one was stopped or killed, and returns at once where all is done. At the same
-    time in another process, it shares the work. More values, seeds or trials may be added.
+    time in another process, it shares the work. `Plan.identity` says what may be added later.
 
     Args:
       plan: What is to be done.
@@ -50,14 +46,13 @@ def sweep(
     _check_same_sweep(plan, Workdir(directory))
     from trainloop.sweeping.study import SharedStudy
 
+    study = SharedStudy(plan, directory)
     try:
-        Workdir(directory).write_json(directory / _RECORD, plan.identity)
-        study = SharedStudy(plan, directory)
         if study.done() < plan.size:
             with prepared(config_dict.ConfigDict(plan.config), strategy=strategy, verbose_tf=verbose_tf):
                 _train(study, plan, directory, verbose_tf=verbose_tf)
     except Exception:
-        _withdraw(directory)
+        study.withdraw()
         raise
     results = study.results()
     table.save(results, directory / "sweep.csv")
@@ -108,7 +103,7 @@ class _Progress:
         result = next(each for each in self._study.results() if each.job == claim.job)
         value = result.metrics.get(self._plan.metric)
         if self._bar.disable:
-            said = result.state if value is None else f"{self._plan.metric} {value:.4g}"
+            said = "diverged" if value is None or result.state == "diverged" else f"{self._plan.metric} {value:.4g}"
             sys.stderr.write(f"trial {done} of {self._plan.size}  {claim.job.name}  {said}\n")
         self._bar.update(done - self._bar.n)
 
@@ -126,7 +121,7 @@ def _check_packages() -> None:
 def _check_same_sweep(plan: Plan, workdir: Workdir) -> None:
     if workdir.path.exists() and not workdir.path.is_dir():
         raise LaunchError(f"--workdir={workdir} is a file; expected a directory, or a path that does not exist yet")
-    record = workdir.path / _RECORD
+    record = workdir.path / RECORD
     if not record.exists():
         if workdir.config.exists():
             raise LaunchError(f"--workdir={workdir} holds a run; a sweep needs a directory of its own")
@@ -137,14 +132,3 @@ def _check_same_sweep(plan: Plan, workdir: Workdir) -> None:
         raise LaunchError(
             f"--workdir={workdir} holds another sweep:\n{lines}\nGive the old values, or another --workdir"
         )
-
-
-def _withdraw(directory: pathlib.Path) -> None:
-    """Takes back what was written, unless a trial has begun: the directory would else refuse the mended command."""
-    if (directory / "trials").exists():
-        return
-    shutil.rmtree(directory / "locks", ignore_errors=True)
-    for name in (_RECORD, "sweep.db", "LOCK"):
-        (directory / name).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        directory.rmdir()

@@ -85,8 +85,9 @@ def shown(results: Sequence[Result], plan: Plan) -> str:
 
 
 def scores_of(trials: Iterable[Result], metric: str) -> list[float]:
-    """Returns a metric of the trials that were trained to their end."""
-    return [trial.metrics[metric] for trial in trials if trial.state == "complete" and metric in trial.metrics]
+    """Returns a metric of the trials that were trained to their end, where it is a finite number."""
+    scores = [trial.metrics.get(metric, math.nan) for trial in trials if trial.state == "complete"]
+    return [score for score in scores if math.isfinite(score)]
 
 
 def _counted(trials: Sequence[Result]) -> str:

@@ -11,6 +11,7 @@ import tf_keras
 
 from trainloop.callback import Callback
 from trainloop.callbacks import NonFiniteLossError, ProgressBar
+from trainloop.data import AddressedData, Data, unwrapped
 from trainloop.launch.errors import LaunchError
 from trainloop.launch.recipe import Recipe
 from trainloop.launch.task import Task
@@ -73,8 +74,13 @@ def run(
         metrics = _trained(task, plan, workdir, config)
     except NonFiniteLossError:
         study.fail(claim, diverged=True)
-    except BaseException:
+    except BaseException as error:
         study.fail(claim, diverged=False)
+        if isinstance(error, Exception):
+            error.add_note(
+                f"in the sweep's trial {claim.job.name}, with which the same command begins again; if it fails for "
+                "these values only, leave them out of --over"
+            )
         raise
     else:
         study.finish(claim, metrics, pruned=pruning.pruned)
@@ -106,13 +112,21 @@ def _measured(task: Task, steps: int | None = None) -> dict[str, float]:
         sets["eval"] = task.eval_data
     measured = {}
     for name, data in sets.items():
-        # An endless data set is measured over as many batches as an epoch has, or where there is none the run had.
-        limit = steps or ((trainer.steps_per_epoch or trainer.step) if name == "train" else None)
-        scores = trainer.evaluate(data, steps=limit)
+        if name == "train" and not steps:
+            data = _with_an_end(data, task.fit.get("steps_per_epoch") or trainer.step)
+        scores = trainer.evaluate(data, steps=steps)
         measured |= {
             f"{name}/{metric}": float(value) for metric, value in scores.items() if not getattr(value, "ndim", 0)
         }
     return measured
+
+
+def _with_an_end(data: Data, batches: int) -> Data:
+    """Returns finite data as they are, and of others as many batches as an epoch has, or without epochs the run had."""
+    dataset = unwrapped(data)
+    if isinstance(dataset, AddressedData) or dataset.cardinality() >= 0:
+        return data
+    return dataset.take(batches)  # of an unknown number, which may be smaller
 
 
 def _check_metric(metric: str, measured: Mapping[str, float]) -> None:
