@@ -173,6 +173,23 @@ def test_the_figure_is_drawn(tmp_path):
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_each_peer_has_its_row_in_every_column(tmp_path, monkeypatch):
+    """The rows are named in the first column alone."""
+    figures = []
+    monkeypatch.setattr(plot.plt, "close", figures.append)
+    found = {
+        "training mlp": training(fit=[2.0, 4.0], trainloop=[1.0, 2.0]),
+        "training cnn": training(fit=[3.0, 6.0]),
+    }
+    plot.draw({name: {"found": each} for name, each in found.items()}, tmp_path / "figure.png")
+    [figure] = figures
+    first, second = figure.axes[:2]
+    named = {label.get_text(): place for place, label in zip(first.get_yticks(), first.get_yticklabels(), strict=True)}
+    [bar] = [each for each in second.patches if each.get_width() > 1.5]
+    assert bar.get_y() + bar.get_height() / 2 == named["tf-keras fit"]
+    assert len(set(named)) == len(first.get_yticks())
+
+
 def test_the_figures_in_the_documents_are_those_that_were_measured():
     page = ROOT / "docs" / "performance.md"
     results = json.loads(page.with_suffix(".json").read_text())

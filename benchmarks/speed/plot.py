@@ -31,9 +31,11 @@ def draw(results: Results, path: Path) -> None:
     figure, grid = plt.subplots(len(lines), columns, figsize=(4.6 * columns, 4.4 * len(lines)), squeeze=False)
     for axis in grid.flat:
         axis.set_visible(False)
+    measured = {peer for found in training.values() for peer in found["seconds"]} - {BASELINE}
+    peers = [peer for peer in TRAINING if peer in measured][::-1]
     for place, (axis, (name, found)) in enumerate(zip(grid[0], training.items(), strict=False)):
-        _draw_ratios(axis, found, named=place == 0)
-        _finish(axis, WORKLOADS[name.split()[1]].title, "seconds / best loop written by hand")
+        _draw_ratios(axis, found, peers, named=place == 0)
+        _finish(axis, WORKLOADS[name.split()[1]].title.replace(", ", "\n", 1), "seconds / best loop written by hand")
     for axis, (name, found) in zip(grid[-1], growing, strict=False):
         _draw_growth(axis, name, found)
     figure.tight_layout()
@@ -41,20 +43,24 @@ def draw(results: Results, path: Path) -> None:
     plt.close(figure)
 
 
-def _draw_ratios(axis: Any, found: dict[str, Any], *, named: bool) -> None:
-    names = [name for name in found["seconds"] if name != BASELINE][::-1]
+def _draw_ratios(axis: Any, found: dict[str, Any], peers: Sequence[str], *, named: bool) -> None:
+    """Draws a bar for each peer in a row of its own, which is empty where that peer was not measured."""
+    names = [peer for peer in peers if peer in found["seconds"]]
     ratios = [rounds.ratio(found["seconds"], name, BASELINE) for name in names]
     spread = [[each.median - each.low for each in ratios], [each.high - each.median for each in ratios]]
     colours = [_OF_CONTROL if n == CONTROL else _OURS if n.startswith("trainloop") else _OTHERS for n in names]
-    axis.barh(range(len(names)), [each.median for each in ratios], xerr=spread, color=colours, ecolor="black")
+    places = [peers.index(name) for name in names]
+    axis.barh(places, [each.median for each in ratios], xerr=spread, color=colours, ecolor="black")
     axis.axvline(1.0, color="black", linewidth=0.8, linestyle="--")
-    axis.set_yticks(range(len(names)), [_plain(name) if named else "" for name in names])
+    axis.set_ylim(-0.6, len(peers) - 0.4)
+    axis.set_yticks(range(len(peers)), [_plain(peer) if named else "" for peer in peers])
 
 
 def _draw_growth(axis: Any, name: str, found: dict[str, Any]) -> None:
     if name == "steps":
         _draw_line(axis, found["steps"][1:], found["seconds_a_step"][1:], "trainloop")
         memory = axis.twinx()
+        memory.set_ylabel("MiB")
         memory.plot(
             found["steps"], found["mebibytes"], color=_OF_CONTROL, marker="s", label="memory in use, MiB (right)"
         )
