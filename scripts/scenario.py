@@ -22,13 +22,16 @@ flags.DEFINE_integer("seeds", 5, "how many seeds: 0, 1, 2, ...", lower_bound=1)
 flags.DEFINE_integer("epochs", None, "how long to train, instead of the scenario's own length", lower_bound=1)
 flags.DEFINE_string("workdir", None, "directory for the results (default: runs/scenarios/NAME)")
 flags.DEFINE_string("write", None, "folder of pages whose tables and figures are replaced too, as docs/questions")
+flags.DEFINE_bool("verbose_tf", False, "let TensorFlow tell of its start-up")
 
 
 def main(argv: list[str]) -> None:
     given = flags.FLAGS
     if given.list == (given.name is not None):
         command_line.refuse("give either --name=SCENARIO or --list")
-    with program.prepared(ConfigDict(), strategy="none", verbose_tf=False):
+    if given.write is not None and given.epochs is not None:
+        command_line.refuse(f"--epochs={given.epochs}: what --write puts into the pages has the scenario's own length")
+    with program.prepared(ConfigDict(), strategy="none", verbose_tf=given.verbose_tf):
         from trainloop.tasks import scenarios
 
         if given.list:

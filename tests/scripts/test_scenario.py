@@ -46,6 +46,7 @@ def test_the_list_has_a_line_for_each(tmp_path):
     [
         ((), "error: give either --name=SCENARIO or --list\n"),
         (("--nmae=x",), "error: Unknown command line flag 'nmae'; did you mean --name?\n"),
+        (("--name=all", "--write=docs", "--epochs=1"), "error: --epochs=1: what --write puts into the pages has"),
         (("--name=x", "--seeds=0"), "error: flag --seeds=0: 0 is not a positive integer"),
         (("--name=inverted-dropuot",), "error: --name='inverted-dropuot' is no scenario; did you mean 'inverted-"),
         (("--name=all", "--write=."), "error: --write=.: no page has the lines '<!-- table: phase-not-passed -->'"),

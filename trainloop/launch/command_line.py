@@ -117,7 +117,7 @@ def _help(program: str) -> str:
         lines += ["", "what to run, and where", *_entries("config")]
         lines += _entry("config.KEY=VALUE", "override one key of the config, as in --config.learning_rate=3e-4")
         lines += _entries(*shared)
-    own = {flag.name for flag in flags.FLAGS.get_key_flags_for_module(program)}.difference(shared)
+    own = {flag.name for flag in flags.FLAGS.get_key_flags_for_module(program)}.difference((*shared, "verbose_tf"))
     if own:
         lines += ["", "this program", *_entries(*sorted(own))]
     lines += ["", "besides", *_entries("dry_run", "allow_config_change", "verbose_tf")]
