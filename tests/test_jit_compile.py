@@ -9,7 +9,7 @@ import tensorflow as tf
 import tf_keras
 from tf_keras import layers, metrics, optimizers
 
-from tests.thorough import sampled
+from tests.thorough import sampled, thorough
 from trainloop import StepResult, Trainer, data
 
 RANDOM = np.random.default_rng(0)
@@ -118,7 +118,7 @@ def test_xla_compiles_forward_and_backward_where_there_are_two_replicas(two_repl
         trainer.fit(PAIRS, steps=1)
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("policy", ["mixed_float16", thorough("mixed_bfloat16")])
 def test_a_half_precision_model_trains_under_xla(policy):
     losses = [trainer_of(lambda: mlp(policy), jit_compile=jit).fit(PAIRS, epochs=8)["loss"] for jit in (False, True)]
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-2)

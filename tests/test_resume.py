@@ -639,7 +639,7 @@ module.script(pathlib.Path({str(workdir)!r}), Waits({waits_at}))
 
 @pytest.mark.parametrize(
     ("number", "newest", "said"),
-    [(signal.SIGINT, "step_00000008", "KeyboardInterrupt"), (signal.SIGKILL, "step_00000005", "")],
+    [thorough(signal.SIGINT, "step_00000008", "KeyboardInterrupt"), (signal.SIGKILL, "step_00000005", "")],
     ids=["INT", "KILL"],
 )
 def test_a_process_that_got_a_signal_can_be_run_again(

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
+from tests.thorough import thorough
 from trainloop import Callback, Checkpointing, Every, Phase, StepResult, Trainer, data, random
 
 layers = tf_keras.layers
@@ -361,7 +362,7 @@ def nll_and_tokens(model, tokens):
     return (nll * (tokens[:, 1:] != 0)).sum(), (tokens[:, 1:] != 0).sum()
 
 
-@pytest.mark.parametrize(("network", "microbatches"), [(gru, 1), (convolution, 1), (convolution, 2)])
+@pytest.mark.parametrize(("network", "microbatches"), [(gru, 1), thorough(convolution, 1), (convolution, 2)])
 def test_the_epoch_loss_is_total_nll_over_total_tokens(network, microbatches):
     tokens = encoded(TEXT)
     model = network()
