@@ -10,7 +10,7 @@ import tensorflow as tf
 import tf_keras
 from tf_keras import layers, metrics, optimizers
 
-from tests.thorough import sampled, thorough
+from tests.thorough import sampled
 from trainloop import Callback, Every, Phase, StepResult, Trainer, data, steps
 
 ROWS = 19  # in batches of 8: the last one of an epoch has 3 rows
