@@ -4,6 +4,10 @@ import importlib
 from pathlib import Path
 
 import pytest
+import tf_keras
+
+from trainloop import data
+from trainloop.tasks import digits
 
 RECIPES = sorted(path.stem for path in (Path(__file__).resolve().parent.parent / "recipes").glob("*.py"))
 
@@ -37,6 +41,24 @@ def test_distillation():
 def test_ema_teacher():
     scores = run("ema_teacher", steps=300)
     assert scores["mean teacher"] > scores["by itself"] + 0.005
+
+
+def test_what_the_ema_teacher_says_is_a_part_of_the_loss():
+    """Its average alone beats no teacher too, so the scores would not show that."""
+    recipe = importlib.import_module("recipes.ema_teacher")
+    images, labels = (part[:64] for part in digits.load().train)
+    nets = {
+        name: tf_keras.Sequential([tf_keras.Input([8, 8, 1]), tf_keras.layers.Flatten(), tf_keras.layers.Dense(10)])
+        for name in ("student", "teacher")
+    }
+    loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    of_labels = float(loss(labels, nets["student"](images)))
+    optimizer = {"student": tf_keras.optimizers.SGD(0.0)}
+    trainer = recipe.MeanTeacher(nets, optimizer, loss=loss, default_callbacks=False)
+    history = trainer.fit(data.from_arrays((images, labels), batch_size=64), steps=1)
+    [reported], [consistency] = history["loss"], history["consistency"]
+    assert reported == pytest.approx(of_labels + recipe.WEIGHT * consistency, rel=1e-5)
+    assert reported > of_labels + 0.01
 
 
 def test_transfer():

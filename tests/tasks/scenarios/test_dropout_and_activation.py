@@ -7,7 +7,7 @@ import pytest
 
 from tests.tasks.scenarios.margin import lower_bound
 from trainloop.tasks.scenarios.dropout_and_activation import SCENARIO, measure_activation
-from trainloop.tasks.scenarios.scores import by_seed
+from trainloop.tasks.scenarios.scenario import over_seeds
 
 
 def check_relu(measured: Mapping[str, Any]) -> None:
@@ -37,7 +37,7 @@ def test_over_five_seeds():
         check_sigmoid(each)
         assert each["tanh: dropped, not zero"] == 0
         assert each["tanh: weights that differ"] == 6
-    assert lower_bound(by_seed(measured, "tanh: mean off")) > 0.03
+    assert lower_bound(over_seeds(measured, "tanh: mean off")) > 0.03
     for activation, size in (("tanh", 0.004), ("sigmoid", 0.2)):
         before, after = f"{activation}: dropout before: loss", f"{activation}: dropout after: loss"
-        assert lower_bound(by_seed(measured, after) - by_seed(measured, before)) > size
+        assert lower_bound(over_seeds(measured, after) - over_seeds(measured, before)) > size

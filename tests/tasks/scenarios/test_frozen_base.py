@@ -9,7 +9,7 @@ from tests.tasks.scenarios.margin import lower_bound
 from trainloop.tasks.scenarios import frozen_base
 from trainloop.tasks.scenarios.frozen_base import SCENARIO, STOCK, measure_treatment
 from trainloop.tasks.scenarios.pretrained import untrained_base
-from trainloop.tasks.scenarios.scores import by_seed
+from trainloop.tasks.scenarios.scenario import over_seeds
 
 MOVED = {"trained": (3, 2), "trained, pinned": (3, 0), "frozen": (0, 0), "frozen, pinned": (0, 0), STOCK: (0, 0)}
 
@@ -47,5 +47,5 @@ def test_over_five_seeds():
         assert each[f"{STOCK}: refused in TRAIN"] == 1
 
     for one, other, size in (("frozen", "frozen, pinned", 0.015), ("frozen, pinned", "trained", 0.08)):
-        gains = by_seed(measured, f"{one}: loss") - by_seed(measured, f"{other}: loss")
+        gains = over_seeds(measured, f"{one}: loss") - over_seeds(measured, f"{other}: loss")
         assert lower_bound(gains) > size

@@ -8,7 +8,7 @@ import pytest
 
 from tests.tasks.scenarios.margin import lower_bound, upper_bound
 from trainloop.tasks.scenarios.hand_written_dropout import RATES, SCENARIO, VARIANTS, inverted_dropout
-from trainloop.tasks.scenarios.scores import by_seed
+from trainloop.tasks.scenarios.scenario import over_seeds
 
 INVERTED, CLASSIC, UNSCALED, TWICE = VARIANTS
 MEANS = {INVERTED: 1.0, CLASSIC: 1.0, UNSCALED: 2.0, TWICE: 0.5}
@@ -43,12 +43,12 @@ def test_over_five_seeds():
     for each in measured:
         check_values(each)
     for rate in RATES:
-        means = by_seed(measured, f"{rate} mean")
+        means = over_seeds(measured, f"{rate} mean")
         assert 0.96 < lower_bound(means) < upper_bound(means) < 1.04
     for name, mean in MEANS.items():
-        ratios = by_seed(measured, f"{name}: mean ratio") / mean
+        ratios = over_seeds(measured, f"{name}: mean ratio") / mean
         assert 0.96 < lower_bound(ratios) < upper_bound(ratios) < 1.04
-    assert lower_bound(by_seed(measured, f"{TWICE}: loss") - by_seed(measured, f"{INVERTED}: loss")) > 0.55
+    assert lower_bound(over_seeds(measured, f"{TWICE}: loss") - over_seeds(measured, f"{INVERTED}: loss")) > 0.55
     # Doubled and halved activations give nearly the same answers: what suffers is the loss.
-    answers = by_seed(measured, f"{TWICE}: accuracy") - by_seed(measured, f"{INVERTED}: accuracy")
+    answers = over_seeds(measured, f"{TWICE}: accuracy") - over_seeds(measured, f"{INVERTED}: accuracy")
     assert upper_bound(np.abs(answers)) < 0.02

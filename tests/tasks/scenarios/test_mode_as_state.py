@@ -7,7 +7,7 @@ import pytest
 
 from tests.tasks.scenarios.margin import lower_bound
 from trainloop.tasks.scenarios.mode_as_state import HABITS, SCENARIO
-from trainloop.tasks.scenarios.scores import by_seed
+from trainloop.tasks.scenarios.scenario import over_seeds
 
 GOOD, FORGOTTEN, UNDONE, LEFT, PHASE = HABITS
 
@@ -40,5 +40,5 @@ def test_over_five_seeds():
         check_each_habit(each)
     for habit in (FORGOTTEN, UNDONE):
         for name, sign, size in (("loss", 1, 0.06), ("accuracy", -1, 0.007)):
-            costs = by_seed(measured, f"{habit}: {name}") - by_seed(measured, f"{GOOD}: {name}")
+            costs = over_seeds(measured, f"{habit}: {name}") - over_seeds(measured, f"{GOOD}: {name}")
             assert lower_bound(sign * costs) > size

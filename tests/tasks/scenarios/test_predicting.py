@@ -7,7 +7,7 @@ import pytest
 
 from tests.tasks.scenarios.margin import lower_bound
 from trainloop.tasks.scenarios.predicting import SCENARIO
-from trainloop.tasks.scenarios.scores import by_seed
+from trainloop.tasks.scenarios.scenario import over_seeds
 
 PLAIN, BAKED, FOLLOWED = "stock predict", "stock predict, baked", "trainloop, baked, follow()"
 
@@ -36,7 +36,7 @@ def test_over_five_seeds():
     measured = [SCENARIO.measure(seed, SCENARIO.epochs) for seed in range(5)]
     for each in measured:
         check_what_is_exact(each)
-    assert lower_bound(by_seed(measured, f"{BAKED}: other answers")) > 0.08
+    assert lower_bound(over_seeds(measured, f"{BAKED}: other answers")) > 0.08
     for name, sign, size in (("loss", 1, 0.08), ("accuracy", -1, 0.035)):
-        costs = by_seed(measured, f"{BAKED}: {name}") - by_seed(measured, f"{PLAIN}: {name}")
+        costs = over_seeds(measured, f"{BAKED}: {name}") - over_seeds(measured, f"{PLAIN}: {name}")
         assert lower_bound(sign * costs) > size

@@ -7,7 +7,7 @@ import pytest
 
 from tests.tasks.scenarios.margin import lower_bound, upper_bound
 from trainloop.tasks.scenarios.recalibrated_batch_norm import RATES, SCENARIO, STAGES, gain, measure_rate
-from trainloop.tasks.scenarios.scores import by_seed
+from trainloop.tasks.scenarios.scenario import over_seeds
 
 EARLY, LATE = STAGES
 # The mean ratio before UPDATE_BN, at most: two thirds of the way from 1 to what was measured.
@@ -38,8 +38,8 @@ def test_over_five_seeds():
         for each in measured:
             check_what_is_written(each, rate)
         for stage in STAGES:
-            assert upper_bound(by_seed(measured, f"{rate}, {stage}: before: ratio")) < BEFORE[rate]
-            after = by_seed(measured, f"{rate}, {stage}: after: ratio")
+            assert upper_bound(over_seeds(measured, f"{rate}, {stage}: before: ratio")) < BEFORE[rate]
+            after = over_seeds(measured, f"{rate}, {stage}: after: ratio")
             assert 0.9 < lower_bound(after) < upper_bound(after) < 1.1
     assert lower_bound(gain(measured, 0.7, EARLY)) > 0.2
     assert lower_bound(gain(measured, 0.5, EARLY)) > 0.015

@@ -5,7 +5,7 @@ import pytest
 from tests.tasks.scenarios.margin import lower_bound, upper_bound
 from trainloop.phase import Phase
 from trainloop.tasks.scenarios.pretrained import RATE
-from trainloop.tasks.scenarios.scores import by_seed
+from trainloop.tasks.scenarios.scenario import over_seeds
 from trainloop.tasks.scenarios.trained_base import SCENARIO, agrees
 
 
@@ -29,6 +29,6 @@ def test_over_five_seeds():
     measured = [SCENARIO.measure(seed, SCENARIO.epochs) for seed in range(5)]
     assert all(agrees(phase, each) for phase in Phase for each in measured)
     for phase in (Phase.TRAIN, Phase.MC_PREDICT):
-        dropped = by_seed(measured, f"{phase.value} dropped")
+        dropped = over_seeds(measured, f"{phase.value} dropped")
         assert RATE - 0.02 < lower_bound(dropped) < upper_bound(dropped) < RATE + 0.02
-    assert lower_bound(by_seed(measured, "eval off centre")) > 0.13
+    assert lower_bound(over_seeds(measured, "eval off centre")) > 0.13

@@ -8,7 +8,7 @@ import pytest
 
 from tests.tasks.scenarios.margin import lower_bound, upper_bound
 from trainloop.tasks.scenarios.digits_models import ORDERS
-from trainloop.tasks.scenarios.scores import by_seed
+from trainloop.tasks.scenarios.scenario import over_seeds
 from trainloop.tasks.scenarios.variance_shift import INPUTS, KEEPS, SCENARIO, shift
 
 HIDDEN, RECTIFIED, CENTRED = INPUTS
@@ -41,10 +41,13 @@ def test_over_five_seeds():
     for each in measured:
         check_the_lint(each)
 
+    def of(name: str) -> np.ndarray:
+        return over_seeds(measured, name)
+
     for name in INPUTS:
         for keep in KEEPS:
-            relative = by_seed(measured, f"{name}, {keep}: measured") / by_seed(measured, f"{name}, {keep}: predicted")
+            relative = of(f"{name}, {keep}: measured") / over_seeds(measured, f"{name}, {keep}: predicted")
             assert 0.94 < lower_bound(relative) < upper_bound(relative) < 1.06
-    assert lower_bound(by_seed(measured, f"{BEFORE}: loss") - by_seed(measured, f"{AFTER}: loss")) > 0.1
-    assert lower_bound(by_seed(measured, f"{AFTER}: accuracy") - by_seed(measured, f"{BEFORE}: accuracy")) > 0.0015
-    assert lower_bound(by_seed(measured, f"{BEFORE}: loss") - by_seed(measured, f"{BEFORE}, UPDATE_BN: loss")) > 0.2
+    assert lower_bound(of(f"{BEFORE}: loss") - of(f"{AFTER}: loss")) > 0.1
+    assert lower_bound(of(f"{AFTER}: accuracy") - of(f"{BEFORE}: accuracy")) > 0.0015
+    assert lower_bound(of(f"{BEFORE}: loss") - of(f"{BEFORE}, UPDATE_BN: loss")) > 0.2

@@ -12,8 +12,8 @@ from tf_keras import layers
 from trainloop.phase import Phase
 from trainloop.tasks import digits
 from trainloop.tasks.scenarios.digits_models import to_train, trainer_of
-from trainloop.tasks.scenarios.scenario import Measurement, Report, Scenario, mean_and_spread
-from trainloop.tasks.scenarios.scores import add_legend, by_seed, draw_seeds, scores
+from trainloop.tasks.scenarios.scenario import Measurement, Report, Scenario, mean_and_spread, over_seeds
+from trainloop.tasks.scenarios.scores import add_legend, draw_seeds, scores
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -118,7 +118,7 @@ def _draw(figure: Figure, measurements: Sequence[Measurement]) -> None:
         for activation in ACTIVATIONS
         for order in (_BEFORE, _AFTER)
     ]
-    draw_seeds(loss, {label: by_seed(measurements, name) for label, name in nets}, "test loss (nats)")
+    draw_seeds(loss, {label: over_seeds(measurements, name) for label, name in nets}, "test loss (nats)")
     loss.set_xlim(left=0)
     add_legend(figure, loss)
 

@@ -11,8 +11,8 @@ import tf_keras
 from trainloop import data
 from trainloop.tasks import digits
 from trainloop.tasks.scenarios.digits_models import classifier, trainer_of
-from trainloop.tasks.scenarios.scenario import Measurement, Report, Scenario, mean_and_spread
-from trainloop.tasks.scenarios.scores import by_seed, scores
+from trainloop.tasks.scenarios.scenario import Measurement, Report, Scenario, mean_and_spread, over_seeds
+from trainloop.tasks.scenarios.scores import scores
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,7 +49,7 @@ def measure_rate(rate: float, seed: int, epochs: int) -> dict[str, float]:
 def report(measurements: Sequence[Measurement]) -> Report:
     """Tells loss and accuracy on the images trained on, and on others."""
     columns = ("train loss", "validation loss", "train accuracy", "validation accuracy")
-    losses = {rate: np.mean(by_seed(measurements, f"{rate}: validation loss")) for rate in RATES}
+    losses = {rate: np.mean(over_seeds(measurements, f"{rate}: validation loss")) for rate in RATES}
     best = min(RATES, key=losses.__getitem__)
 
     def told(rate: float, name: str) -> str:

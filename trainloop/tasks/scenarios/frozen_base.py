@@ -19,8 +19,8 @@ from trainloop.tasks.scenarios.pretrained import (
     upper_half,
     with_head,
 )
-from trainloop.tasks.scenarios.scenario import Measurement, Report, Scenario, mean_and_spread
-from trainloop.tasks.scenarios.scores import by_seed, draw_panels, scores
+from trainloop.tasks.scenarios.scenario import Measurement, Report, Scenario, mean_and_spread, over_seeds
+from trainloop.tasks.scenarios.scores import draw_panels, scores
 from trainloop.violations import PhaseError
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def report(measurements: Sequence[Measurement]) -> Report:
         moved = f"{largest(f'{name}: weights')} of 3", f"{largest(f'{name}: statistics')} of 2"
         return [name, told(f"{name}: dropped"), *moved, *test]
 
-    change = np.mean(by_seed(measurements, "frozen, pinned: loss") - by_seed(measurements, "frozen: loss"))
+    change = np.mean(over_seeds(measurements, "frozen, pinned: loss") - over_seeds(measurements, "frozen: loss"))
     refused = all(each[f"{STOCK}: refused in TRAIN"] for each in measurements)
     return Report(
         columns=["base", "dropped in TRAIN", "weights moved", "statistics moved", "test loss", "test accuracy"],
@@ -148,7 +148,7 @@ def report(measurements: Sequence[Measurement]) -> Report:
 
 def _draw(figure: Figure, measurements: Sequence[Measurement]) -> None:
     def of(what: str) -> dict[str, np.ndarray]:
-        return {name: by_seed(measurements, f"{name}: {what}") for name in TREATMENTS}
+        return {name: over_seeds(measurements, f"{name}: {what}") for name in TREATMENTS}
 
     loss = "test loss on the digits 5 to 9 (nats)"
     draw_panels(figure, {"units dropped in TRAIN (share)": of("dropped"), loss: of("loss")}, left=-0.02)

@@ -12,8 +12,8 @@ from tf_keras import layers
 from trainloop.phase import Phase
 from trainloop.tasks import digits
 from trainloop.tasks.scenarios.digits_models import to_train, trainer_of
-from trainloop.tasks.scenarios.scenario import Measurement, Report, Scenario, mean_and_spread
-from trainloop.tasks.scenarios.scores import by_seed, draw_panels, scores_of
+from trainloop.tasks.scenarios.scenario import Measurement, Report, Scenario, mean_and_spread, over_seeds
+from trainloop.tasks.scenarios.scores import draw_panels, scores_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -137,7 +137,7 @@ def report(measurements: Sequence[Measurement]) -> Report:
 
 def _draw(figure: Figure, measurements: Sequence[Measurement]) -> None:
     def of(what: str) -> dict[str, np.ndarray]:
-        return {name: by_seed(measurements, f"{name}: {what}") for name in VARIANTS}
+        return {name: over_seeds(measurements, f"{name}: {what}") for name in VARIANTS}
 
     panels = {"mean, inference / training": of("mean ratio"), "test loss (nats)": of("loss")}
     draw_panels(figure, panels)

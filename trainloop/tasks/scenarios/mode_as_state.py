@@ -12,8 +12,8 @@ from trainloop.phase import Phase
 from trainloop.tasks import digits
 from trainloop.tasks.scenarios.digits_models import classifier, to_train, trainer_of
 from trainloop.tasks.scenarios.pretrained import dropped_share
-from trainloop.tasks.scenarios.scenario import Measurement, Report, Scenario, mean_and_spread
-from trainloop.tasks.scenarios.scores import by_seed, draw_panels, scores_of
+from trainloop.tasks.scenarios.scenario import Measurement, Report, Scenario, mean_and_spread, over_seeds
+from trainloop.tasks.scenarios.scores import draw_panels, scores_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -139,7 +139,7 @@ def report(measurements: Sequence[Measurement]) -> Report:
 
 def _draw(figure: Figure, measurements: Sequence[Measurement]) -> None:
     def of(what: str) -> dict[str, np.ndarray]:
-        return {habit: by_seed(measurements, f"{habit}: {what}") for habit in HABITS}
+        return {habit: over_seeds(measurements, f"{habit}: {what}") for habit in HABITS}
 
     panels = {"test loss (nats)": of("loss"), "dropped in the next step (share)": of("dropped next")}
     draw_panels(figure, panels, left=-0.02)

@@ -12,8 +12,8 @@ from tf_keras import layers
 from trainloop.pinning import follow
 from trainloop.tasks import digits
 from trainloop.tasks.scenarios.digits_models import classifier, to_test, to_train, trainer_of
-from trainloop.tasks.scenarios.scenario import Measurement, Report, Scenario, mean_and_spread
-from trainloop.tasks.scenarios.scores import by_seed, draw_panels, scores_of
+from trainloop.tasks.scenarios.scenario import Measurement, Report, Scenario, mean_and_spread, over_seeds
+from trainloop.tasks.scenarios.scores import draw_panels, scores_of
 from trainloop.violations import PhaseError
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def report(measurements: Sequence[Measurement]) -> Report:
         rows=rows,
         conclusion=(
             f"Two calls of predict give the same bits, unless dropout is baked in: then "
-            f"{100 * np.mean(by_seed(measurements, f'{WAYS[1]}: other answers')):.1f} % of the answers change "
+            f"{100 * np.mean(over_seeds(measurements, f'{WAYS[1]}: other answers')):.1f} % of the answers change "
             "from call to call."
         ),
         draw=lambda figure: _draw(figure, measurements),
@@ -93,7 +93,7 @@ def report(measurements: Sequence[Measurement]) -> Report:
 
 def _draw(figure: Figure, measurements: Sequence[Measurement]) -> None:
     def of(what: str) -> dict[str, np.ndarray]:
-        return {way: by_seed(measurements, f"{way}: {what}") for way in WAYS}
+        return {way: over_seeds(measurements, f"{way}: {what}") for way in WAYS}
 
     panels = {"two calls differ by (probability)": of("differ"), "test loss (nats)": of("loss")}
     draw_panels(figure, panels, left=-0.03)

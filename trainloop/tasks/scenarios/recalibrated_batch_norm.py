@@ -12,8 +12,8 @@ from tf_keras import layers
 from trainloop.phase import Phase
 from trainloop.tasks import digits
 from trainloop.tasks.scenarios.digits_models import ORDERS, classifier, to_train, trainer_of
-from trainloop.tasks.scenarios.scenario import Measurement, Report, Scenario, mean_and_spread
-from trainloop.tasks.scenarios.scores import by_seed, scores
+from trainloop.tasks.scenarios.scenario import Measurement, Report, Scenario, mean_and_spread, over_seeds
+from trainloop.tasks.scenarios.scores import scores
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,7 +72,7 @@ def report(measurements: Sequence[Measurement]) -> Report:
     best = max(gains, key=gains.__getitem__)
     worst = min(gains, key=gains.__getitem__)
     steps = to_train().steps_per_epoch
-    others = sum(by_seed(measurements, f"{rate}, {stage}: other weights changed").sum() for rate, stage in gains)
+    others = sum(over_seeds(measurements, f"{rate}, {stage}: other weights changed").sum() for rate, stage in gains)
 
     def said(key: tuple[float, int]) -> str:
         rate, stage = key
@@ -112,7 +112,7 @@ def gain(measurements: Sequence[Measurement], rate: float, stage: int) -> np.nda
       rate: One of `RATES`.
       stage: One of `STAGES`.
     """
-    before, after = (by_seed(measurements, f"{rate}, {stage}: {when}: loss") for when in ("before", "after"))
+    before, after = (over_seeds(measurements, f"{rate}, {stage}: {when}: loss") for when in ("before", "after"))
     return before - after
 
 
@@ -123,7 +123,7 @@ def _draw(figure: Figure, measurements: Sequence[Measurement]) -> None:
                 losses = [float(each[f"{rate}, {stage}: {when}: loss"]) for when in ("before", "after")]
                 axes.plot([place - 0.15, place + 0.15], losses, color="#b8b8b8", zorder=1)
             for when, offset, colour in (("before", -0.15, "#d95f02"), ("after", 0.15, "#1f5fa8")):
-                losses = by_seed(measurements, f"{rate}, {stage}: {when}: loss")
+                losses = over_seeds(measurements, f"{rate}, {stage}: {when}: loss")
                 label = f"{when} UPDATE_BN, one seed" if place == 0 else None
                 axes.plot([place + offset] * len(losses), losses, "o", color=colour, label=label, zorder=2)
         axes.set_xticks(range(len(RATES)), map(str, RATES))

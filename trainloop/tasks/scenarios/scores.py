@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from trainloop.phase import Phase
 from trainloop.tasks.digits import Pairs
-from trainloop.tasks.scenarios.scenario import Measurement
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,16 +48,6 @@ def scores_of(probabilities: np.ndarray, labels: np.ndarray) -> Scores:
     of_the_right = probabilities[np.arange(len(labels)), labels]
     loss = -np.log(np.maximum(of_the_right, 1e-7)).mean()  # as Keras clips them
     return Scores(float(loss), float(np.mean(probabilities.argmax(axis=1) == labels)))
-
-
-def by_seed(measurements: Sequence[Measurement], name: str) -> np.ndarray:
-    """Returns one number of all measurements, as float64 of shape `[seeds]`.
-
-    Example:
-      >>> by_seed([{"loss": 0.5}, {"loss": 0.25}], "loss")
-      array([0.5 , 0.25])
-    """
-    return np.array([each[name] for each in measurements], np.float64)
 
 
 def draw_panels(figure: Figure, panels: Mapping[str, Mapping[str, np.ndarray]], left: float = 0.0) -> None:

@@ -10,8 +10,7 @@ import tf_keras
 
 from trainloop.phase import Phase
 from trainloop.tasks.scenarios.pretrained import RATE, dropped_share, pretrained_base, upper_half
-from trainloop.tasks.scenarios.scenario import Measurement, Report, Scenario, mean_and_spread
-from trainloop.tasks.scenarios.scores import by_seed
+from trainloop.tasks.scenarios.scenario import Measurement, Report, Scenario, mean_and_spread, over_seeds
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -93,7 +92,7 @@ def report(measurements: Sequence[Measurement]) -> Report:
 
 def _draw(figure: Figure, measurements: Sequence[Measurement]) -> None:
     axes = figure.subplots()
-    shares = [float(np.mean(by_seed(measurements, f"{phase.value} dropped"))) for phase in Phase]
+    shares = [float(np.mean(over_seeds(measurements, f"{phase.value} dropped"))) for phase in Phase]
     lines = range(len(shares))
     axes.barh(lines, shares, color=[_ON if phase.policy.dropout else _OFF for phase in Phase], height=0.6)
     for line, share in enumerate(shares):

@@ -14,8 +14,8 @@ from trainloop.auditing.variance_shift import CENTRED, RECTIFIED, variance_ratio
 from trainloop.phase import Phase
 from trainloop.tasks import digits
 from trainloop.tasks.scenarios.digits_models import ORDERS, classifier, to_train, trainer_of
-from trainloop.tasks.scenarios.scenario import Measurement, Report, Scenario, mean_and_spread
-from trainloop.tasks.scenarios.scores import add_legend, by_seed, draw_seeds, scores
+from trainloop.tasks.scenarios.scenario import Measurement, Report, Scenario, mean_and_spread, over_seeds
+from trainloop.tasks.scenarios.scores import add_legend, draw_seeds, scores
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -115,7 +115,7 @@ def _draw(figure: Figure, measurements: Sequence[Measurement]) -> None:
         predicted = [variance_ratio(1.0 - keep, *moments) for keep in keeps]
         ratios.plot(keeps, predicted, style, color="#999999", label=f"predicted, {name}")
     for name, marker, colour in zip(INPUTS, "os^", ("#d95f02", "#1f5fa8", "black"), strict=True):
-        means = [np.mean(by_seed(measurements, f"{name}, {keep}: measured")) for keep in KEEPS]
+        means = [np.mean(over_seeds(measurements, f"{name}, {keep}: measured")) for keep in KEEPS]
         look = {"fillstyle": "none", "markersize": 12} if name == INPUTS[0] else {}  # a ring: the points coincide
         ratios.plot(KEEPS, means, marker, color=colour, label=f"measured, {name}", **look)
     ratios.set_xlabel("keep probability (1 - rate)")
@@ -123,7 +123,7 @@ def _draw(figure: Figure, measurements: Sequence[Measurement]) -> None:
     ratios.set_ylim(0, 1.05)
     ratios.legend(frameon=False, fontsize=8)
     nets = {"dropout,\nthen BN": _BAD, "the same after\nUPDATE_BN": f"{_BAD}, UPDATE_BN", "BN,\nthen dropout": _GOOD}
-    by_net = {label: by_seed(measurements, f"{net}: loss") for label, net in nets.items()}
+    by_net = {label: over_seeds(measurements, f"{net}: loss") for label, net in nets.items()}
     draw_seeds(loss, by_net, f"test loss at rate {RATE} (nats)")
     loss.set_xlim(left=0)
     add_legend(figure, loss)
