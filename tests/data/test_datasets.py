@@ -128,6 +128,7 @@ KINDS = {
     ),
     "a variable": ROW.map(lambda x: x + STATEFUL),
     "a generator": tf.data.Dataset.from_generator(lambda: range(4), output_signature=tf.TensorSpec([], tf.int64)),
+    "a function of TensorFlow 1": tf.compat.v1.data.Dataset.range(9).map_with_legacy_function(lambda x: x + 1),
     "cached": ROW.cache(),
     "interleaved": ROW.interleave(lambda x: tf.data.Dataset.range(3)),
 }
@@ -139,6 +140,7 @@ TRIED = {
     "python in a branch",
     "a variable",
     "a generator",
+    "a function of TensorFlow 1",
     "cached",
     "interleaved",
 }

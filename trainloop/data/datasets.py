@@ -233,7 +233,8 @@ def _is_plain(dataset: tf.data.Dataset) -> bool:
 
 
 def _has_no_state(function: Any) -> bool:
-    return not any(op.op_def.is_stateful for op in function.function.graph.get_operations())
+    graph = getattr(function.function, "graph", None)  # one of TensorFlow 1 has none to look at
+    return graph is not None and not any(op.op_def.is_stateful for op in graph.get_operations())
 
 
 def _is_written(iterator: Any) -> bool:
