@@ -1,5 +1,6 @@
 """The harness of `make bench`: who trains when, what follows from the seconds, and the page. Nobody trains here."""
 
+import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -63,6 +64,11 @@ def test_a_ratio_is_taken_within_each_round():
 
 def test_a_turn_is_in_hundreds_of_steps_where_it_has_so_many():
     assert [SETTINGS.turn(steps) for steps in (10_000, 1_111, 100, 10, 1)] == [5_000, 500, 50, 5, 1]
+
+
+def test_the_processes_of_a_peer_share_its_rounds():
+    shares = [dataclasses.replace(SETTINGS, rounds=rounds, processes=3).shares for rounds in (9, 10, 2)]
+    assert shares == [[3, 3, 3], [3, 3, 4], [1, 1]]
 
 
 def test_a_turn_lasts_from_one_call_to_the_next():

@@ -10,11 +10,12 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from trainloop import Every, Phase, Trainer
+from trainloop import Every, Phase, StopOnNaN, Trainer, data
 
 X = np.random.default_rng(0).normal(size=[64, 4]).astype("float32")
 Y = (X[:, 0] > 0).astype("int32")
 CHUNKS = 20
+STEP = "StatefulPartitionedCall"
 
 
 def made(**options: Any) -> Trainer:
@@ -33,12 +34,12 @@ def the_loop(trainer: Trainer, phase: Phase) -> tf.Graph:
     return loop._loop.graph
 
 
-def ops_of_the_body(graph: tf.Graph) -> collections.Counter[str]:
+def nodes_of_the_body(graph: tf.Graph) -> list[Any]:
     [loop] = [op for op in graph.get_operations() if op.type in ("While", "StatelessWhile")]
     body = next(
         each for each in graph.as_graph_def().library.function if each.signature.name == loop.get_attr("body").name
     )
-    return collections.Counter(node.op for node in body.node_def)
+    return list(body.node_def)
 
 
 def test_a_step_in_the_loop_is_little_more_than_the_step() -> None:
@@ -48,13 +49,44 @@ def test_a_step_in_the_loop_is_little_more_than_the_step() -> None:
     graph = the_loop(trainer, Phase.TRAIN)
     [loop] = [op for op in graph.get_operations() if op.type == "While"]
     carried = [each for each in loop.inputs if each.dtype is not tf.resource and each.dtype is not tf.variant]
-    assert len(carried) == 3  # TensorFlow's counter and its bound, and whether the losses are finite
-    ops = ops_of_the_body(graph)
-    ours = {"IteratorGetNext": 1, "StatefulPartitionedCall": 1, "ReadVariableOp": 2, "AssignAddVariableOp": 2, "Pad": 1}
+    # TensorFlow's counter and its bound, the steps that are done and are to be done, and whether the losses are finite.
+    assert len(carried) == 5
+    ops = collections.Counter(node.op for node in nodes_of_the_body(graph))
+    ours = {
+        "OptionalGetValue": 1,
+        STEP: 1,
+        "ReadVariableOp": 2,
+        "AssignAddVariableOp": 2,
+        "Pad": 1,
+        "Less": 1,
+        "If": 1,
+    }
     assert {kind: ops[kind] for kind in ours} == ours
     glue = {"Const", "Identity", "NoOp", "AddV2"}
     assert not set(ops) - set(ours) - glue
-    assert ops["AddV2"] == 1  # TensorFlow's counter
+    assert ops["AddV2"] == 2  # TensorFlow's counter and ours
+
+
+def test_the_next_batch_is_taken_while_the_step_runs() -> None:
+    trainer = made(default_callbacks=False, callbacks=[StopOnNaN()])
+    trainer.fit(endless(), steps=3)
+    nodes = {node.name: node for node in nodes_of_the_body(the_loop(trainer, Phase.TRAIN))}
+    [taking], [step] = ([name for name, node in nodes.items() if node.op == op] for op in ("If", STEP))
+    assert step not in needed_by(taking, nodes)
+    assert taking not in needed_by(step, nodes)
+
+
+def needed_by(name: str, nodes: dict[str, Any]) -> set[str]:
+    """The nodes that have to have run before this one does."""
+    found: set[str] = set()
+    waiting = [name]
+    while waiting:
+        for each in nodes[waiting.pop()].input:
+            source = each.lstrip("^").partition(":")[0]
+            if source in nodes and source not in found:
+                found.add(source)
+                waiting.append(source)
+    return found
 
 
 def calls_of(trainer: Trainer, steps: int) -> collections.Counter[str]:
@@ -94,10 +126,31 @@ def test_calls_between_two_chunks(everything: bool, tmp_path: pathlib.Path) -> N
     )  # most of them are TensorFlow's and Keras's; with counters read as ops it was twice that
 
 
+def torn(after: int) -> data.ResumedDataset:
+    """Batches of which all but the first ones cannot be had."""
+    marks = tf.data.Dataset.range(64).map(
+        lambda n: tf.debugging.check_numerics(tf.where(n < after, 1.0, np.nan), "torn")
+    )
+    batches = tf.data.Dataset.zip((endless(), marks)).map(lambda batch, mark: batch)
+    return data.from_dataset(batches.repeat(), resume="epoch")
+
+
 def test_python_knows_how_far_a_chunk_came_that_was_left_in_the_middle() -> None:
     trainer = made(default_callbacks=False, report_every=Every(steps=100))
-    whole = tf.data.Dataset.range(64).map(lambda n: tf.debugging.check_numerics(tf.where(n < 40, 1.0, np.nan), "torn"))
-    torn = tf.data.Dataset.zip((endless().unbatch(), whole.repeat())).map(lambda row, one: row).batch(8)
     with pytest.raises(tf.errors.InvalidArgumentError, match="torn"):
-        trainer.fit(torn, steps=100)
-    assert trainer.step == int(trainer.state.step) == 5
+        trainer.fit(torn(after=5), steps=100)
+    assert trainer.step == int(trainer.state.step)
+    assert trainer.step in (4, 5)  # the sixth batch cannot be had, and is taken while the fifth step runs
+
+
+def test_whoever_goes_on_after_half_a_step_is_told(tmp_path: pathlib.Path) -> None:
+    trainer = made(workdir=tmp_path / "run")
+    trainer.fit(endless(), steps=2)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="torn"):
+        trainer.fit(torn(after=0), steps=4)
+    trainer.restore("latest")
+    trainer.fit(endless(), steps=3)  # a warning would be an error
+    with pytest.raises(tf.errors.InvalidArgumentError, match="torn"):
+        trainer.fit(torn(after=0), steps=4)
+    with pytest.warns(UserWarning, match=r"in the middle of a step.*trainer\.restore"):
+        trainer.fit(endless(), steps=4)

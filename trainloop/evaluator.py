@@ -265,7 +265,7 @@ class Evaluator(StepMethods):
         """Returns one pass over some data, with its loop compiled: that is done before the phase is entered."""
         self._layers = None  # the user may have changed the model since
         batches, count = data.one_pass(source, steps, argument, self.seed if phase.policy.augmentation else None)
-        loop = self._loop(phase, batches, argument, may_end=count is None, sampling=sampling, gathers=gathers)
+        loop = self._loop(phase, batches, argument, sampling=sampling, gathers=gathers)
         return Pass(batches, count, loop, argument)
 
     def _evaluate_set(self, source: Pass, steps: int | None) -> dict[str, Any]:
@@ -345,7 +345,6 @@ class Evaluator(StepMethods):
         batches: Any,
         argument: str,
         *,
-        may_end: bool,
         sampling: Sampling | None = None,
         gathers: bool = False,
         **options: Any,
@@ -356,17 +355,16 @@ class Evaluator(StepMethods):
         seed, which a checkpoint may bring. So `layer.trainable = False` takes effect also when it is set after a step
         was traced.
         """
-        kind = (phase, repr(batches.element_spec), may_end, self.run_eagerly, self.seed, guard.all_pins())
+        kind = (phase, repr(batches.element_spec), self.run_eagerly, self.seed, guard.all_pins())
         kind += (sampling, gathers, *options.values())
         self._asked[phase] = Asked(
-            batches.element_spec, argument, {"may_end": may_end, "sampling": sampling, "gathers": gathers, **options}
+            batches.element_spec, argument, {"sampling": sampling, "gathers": gathers, **options}
         )
         loop = self._loops.get((kind, self._layers_as_they_stand()))
         if loop is None:
             shared = {
                 "counter": self.state.step,
                 "epoch": self.state.epoch,
-                "may_end": may_end,
                 "root": self.model,
                 "seed": self.seed,
                 "jit_compile": self.jit_compile,

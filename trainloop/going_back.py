@@ -113,7 +113,9 @@ class GoingBack(BetweenChunks):
             steps = steps if ahead is None else min(steps, ahead - 1)
             before = self.state.counts
             self.state.forget_counts()  # whatever leaves here, how far the loop has come its counter knows
+            self._is_torn = not self.run_eagerly  # where everything is done in the order of the code
             ran = loop.run(stream.iterator, steps)
+            self._is_torn = False
             self.state.note_steps(before, ran.steps)
             return ran
         if not stream.iterator.get_next_as_optional().has_value():
@@ -162,7 +164,6 @@ class GoingBack(BetweenChunks):
             Phase.TRAIN,
             stream.iterator,
             "fit: train_data",
-            may_end=stream.may_end,
             stop_on_nonfinite=self._stop_on_nan() is not None,
             after_step=None if averaging is None else averaging.update,
         )

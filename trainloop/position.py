@@ -26,9 +26,16 @@ class Positioned(Resumable):
         self.steps_per_epoch: int | None = None
         self._stream: data.Stream | None = None
         self._opened: tuple[Any, ...] = ()
+        self._is_torn = False  # an error has ended a compiled chunk, perhaps in the middle of a step
 
     def _open(self, source: Data, total: RunLength, steps_per_epoch: int | None, restart_data: bool) -> data.Stream:
         """Returns the training data at the position where the run stands."""
+        if self._is_torn:
+            warn_user(
+                "fit: an error ended the last fit in the middle of a step: weights may hold a part of its update, and "
+                "batches of a tf.data.Dataset that were taken already are lost. Call trainer.restore(...) before fit"
+            )
+            self._is_torn = False
         before = self._opened[0] if self._opened else source
         goes_on = data.unwrapped(source) is data.unwrapped(before) and not restart_data
         opened = self._stream if goes_on else None
@@ -66,7 +73,7 @@ class Positioned(Resumable):
 
     def _restore(self, step: int, checkpoints: Checkpoints) -> int:
         restored = super()._restore(step, checkpoints)  # which changes nothing where it is refused
-        self._stream, self._opened = None, ()
+        self._stream, self._opened, self._is_torn = None, (), False
         return restored
 
     def _goes_on(self, stream: data.Stream) -> bool:

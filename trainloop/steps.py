@@ -4,7 +4,10 @@
     loop(iterator, steps, first)    tf.while_loop over step; sums stay on the device until somebody reads them
 
 What the loop carries from step to step is as little as can be: where a step is small, each number carried shows in its
-time. So the sums are added to a variable, and counters are variables that a step reads only where it uses them.
+time. So the sums are added to a variable, and counters are variables that a step reads only where it uses them. It does
+carry the next batch, which is taken while the step before runs: a step waits for data only where these are slower. No
+more is taken than is run, so the iterator stands where the run stands whenever Python looks; unless a loss that is not
+finite, or an error, has ended the call before its time.
 
 What is drawn in a step depends on the place of its batch: in TRAIN the run's step, elsewhere how many batches of the
 pass came before it.
@@ -16,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -178,6 +182,11 @@ class _Loop:
         """Whether several steps can run on the device in one call, and what they return be put together there."""
         return True
 
+    def _following(self, iterator: Any, wanted: tf.Tensor) -> Any:
+        """Takes the next batch, if one is wanted and there is one; nothing but the next step depends on it."""
+        nothing = functools.partial(tf.experimental.Optional.empty, iterator.element_spec)
+        return tf.cond(wanted, iterator.get_next_as_optional, nothing)
+
     def _whole_step(self, batch: Any, step: tf.Tensor, epoch: tf.Tensor, place: tf.Tensor) -> Any:
         """One step on all replicas; cross-replica."""
         self.traces.clear()  # a step that makes variables is traced twice
@@ -227,7 +236,6 @@ class SummingLoop(_Loop):
       counter: The run's step; counted up by each step of TRAIN.
       epoch: The run's epoch.
       window: Where the sums go.
-      may_end: Whether the data may end within a call.
       stop_on_nonfinite: Whether a call ends at the first step whose loss is not finite.
       after_step: Ops to run after each step (weight averaging); called in cross-replica context.
       root: The model, or the dict of models, from which the paths of layers are counted.
@@ -246,7 +254,6 @@ class SummingLoop(_Loop):
         counter: tf.Variable,
         epoch: tf.Variable,
         window: tf.Variable,
-        may_end: bool,
         stop_on_nonfinite: bool = False,
         after_step: Callable[[], None] | None = None,
         root: Any = None,
@@ -267,7 +274,6 @@ class SummingLoop(_Loop):
         )
         self._metrics = metrics
         self.window = window
-        self._may_end = may_end
         self._stop_on_nonfinite = stop_on_nonfinite
         self._after_step = after_step
         self.names: list[str] = []
@@ -288,9 +294,9 @@ class SummingLoop(_Loop):
         """
         with own_exceptions():
             self.prepare(iterator)
-            done, finite, more = self._loop(iterator, *_as_int64(steps, first))
+            done, finite = (value.numpy() for value in self._loop(iterator, *_as_int64(steps, first)))
         # The one place where a loop waits for the device: Python needs to know where the run stands.
-        return Ran(int(done), bool(finite), not bool(more))
+        return Ran(int(done), bool(finite), out_of_data=bool(finite and done < steps))
 
     def means(self, sums: np.ndarray) -> dict[str, float]:
         """Returns the weighted mean of each scalar, given the sums of the window; empty where the window is."""
@@ -353,42 +359,25 @@ class SummingLoop(_Loop):
         return tf.add_n(list(sums)), tf.reduce_all(finite)
 
     def _many(self, iterator: Any, steps: tf.Tensor, first: tf.Tensor) -> Any:
-        counts, begin = self.phase is Phase.TRAIN, self._counter.read_value()
-        carried = {"finite": tf.constant(True)}  # the run's counter, a variable, says how many steps of TRAIN were made
-        carried |= {} if counts else {"done": tf.constant(0, tf.int64)}
-        carried |= {"more": tf.constant(True)} if self._may_end else {}
+        counts = self.phase is Phase.TRAIN
 
-        def advance(batch: Any, before: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-            sums, finite = self._run_step(batch, None if counts else first + before["done"])
+        def body(so_far: dict[str, Any]) -> list[dict[str, Any]]:
+            sums, finite = self._run_step(so_far["batch"].get_value(), None if counts else first + so_far["done"])
             self.window.assign_add(tf.pad(sums, [[0, MAX_SCALARS - len(self.names)]]))
-            after = dict(before)
             if counts:
                 with tf.control_dependencies([sums]):  # a step that fails is not counted
                     self._counter.assign_add(1)
-            else:
-                after["done"] += 1
-            if self._stop_on_nonfinite:
-                after["finite"] = finite
-            return after
+            done = so_far["done"] + 1
+            finite = finite if self._stop_on_nonfinite else so_far["finite"]
+            return [{"batch": self._following(iterator, done < steps), "done": done, "finite": finite}]
 
-        def body(before: dict[str, tf.Tensor]) -> list[dict[str, tf.Tensor]]:
-            if not self._may_end:
-                return [advance(iterator.get_next(), before)]
-            following = iterator.get_next_as_optional()
-            return [
-                tf.cond(
-                    following.has_value(),
-                    lambda: advance(following.get_value(), before),
-                    lambda: before | {"more": tf.constant(False)},
-                )
-            ]
-
-        def goes_on(so_far: dict[str, tf.Tensor]) -> tf.Tensor:
-            return so_far["finite"] & so_far["more"] if self._may_end else so_far["finite"]
-
-        [end] = tf.while_loop(goes_on, body, [carried], maximum_iterations=tf.cast(steps, tf.int32))
-        done = self._counter.read_value() - begin if counts else end["done"]
-        return done, end["finite"], end.get("more", tf.constant(True))
+        start = {
+            "batch": self._following(iterator, steps > 0),
+            "done": tf.constant(0, tf.int64),
+            "finite": tf.constant(True),
+        }
+        [end] = tf.while_loop(lambda so_far: so_far["finite"] & so_far["batch"].has_value(), body, [start])
+        return end["done"], end["finite"]
 
 
 class GatheringLoop(_Loop):
@@ -400,7 +389,6 @@ class GatheringLoop(_Loop):
       strategy: The default strategy, or a MirroredStrategy.
       counter: The run's step.
       epoch: The run's epoch.
-      may_end: Whether the data may end within a call.
       root: The model, or the dict of models, from which the paths of layers are counted.
       seed: The run's seed, on which the random draws of each step depend.
       jit_compile: Whether a step is compiled by XLA.
@@ -415,7 +403,6 @@ class GatheringLoop(_Loop):
         *,
         counter: tf.Variable,
         epoch: tf.Variable,
-        may_end: bool,
         root: Any = None,
         seed: int = 0,
         jit_compile: bool = False,
@@ -432,7 +419,6 @@ class GatheringLoop(_Loop):
             jit_compile=jit_compile,
             run_eagerly=run_eagerly,
         )
-        self._may_end = may_end
 
     @property
     def can_join(self) -> bool:
@@ -487,25 +473,16 @@ class GatheringLoop(_Loop):
             for spec in specs
         ]
 
-        def advance(batch: Any, done: tf.Tensor, arrays: list[tf.TensorArray]) -> tuple[Any, ...]:
-            outputs = tf.nest.flatten(self._run_step(batch, first + done))
+        def body(done: tf.Tensor, arrays: list[tf.TensorArray], batch: Any) -> tuple[Any, ...]:
+            outputs = tf.nest.flatten(self._run_step(batch.get_value(), first + done))
             position = tf.cast(done, tf.int32)
             written = [array.write(position, value) for array, value in zip(arrays, outputs, strict=True)]
-            return done + 1, written, tf.constant(True)
-
-        def body(done: tf.Tensor, arrays: list[tf.TensorArray], more: tf.Tensor) -> tuple[Any, ...]:
-            del more
-            if not self._may_end:
-                return advance(iterator.get_next(), done, arrays)
-            following = iterator.get_next_as_optional()
-            return tf.cond(
-                following.has_value(),
-                lambda: advance(following.get_value(), done, arrays),
-                lambda: (done, arrays, tf.constant(False)),
-            )
+            return done + 1, written, self._following(iterator, done + 1 < steps)
 
         done, arrays, _ = tf.while_loop(
-            lambda done, _, more: (done < steps) & more, body, (tf.constant(0, tf.int64), start, tf.constant(True))
+            lambda done, arrays, batch: batch.has_value(),
+            body,
+            (tf.constant(0, tf.int64), start, self._following(iterator, steps > 0)),
         )
         joined = [
             tf.cond(done > 0, array.concat, lambda spec=spec: tf.zeros([0, *spec.shape[1:]], spec.dtype))

@@ -383,8 +383,8 @@ class Trainer(GoingBack):
         self._training_loop(stream)
         for name, source in sets.items():
             argument = f"fit: eval_data[{name!r}]" if name else "fit: eval_data"
-            batches, count = data.one_pass(source, None, argument)
-            self._loop(Phase.EVAL, batches, argument, may_end=count is None)
+            batches, _ = data.one_pass(source, None, argument)
+            self._loop(Phase.EVAL, batches, argument)
         averaging = self._averaging()
         if averaging is not None and averaging.bn_data is not None:
             self._pass_over(averaging.bn_data, None, Phase.UPDATE_BN, "WeightAveraging: bn_data")
@@ -407,7 +407,6 @@ class Trainer(GoingBack):
                 counter=self.state.step,
                 epoch=self.state.epoch,
                 window=self.state.window,
-                may_end=stream.may_end,
             )
             with noted(note):
                 loop.prepare(stream.iterator)
@@ -431,10 +430,10 @@ class Trainer(GoingBack):
         if phase is not Phase.TRAIN:
             sampling = Sampling(monte_carlo.SAMPLES) if phase is Phase.MC_PREDICT else None
             gathers = phase in (Phase.PREDICT, Phase.MC_PREDICT)
-            return self._loop(phase, asked, asked.argument, may_end=True, sampling=sampling, gathers=gathers)
+            return self._loop(phase, asked, asked.argument, sampling=sampling, gathers=gathers)
         if not self.optimizers:
             raise ValueError("contract: optimizer=None, so there is no training step; give the Trainer an optimizer")
-        stream: Any = types.SimpleNamespace(iterator=asked, may_end=True)
+        stream: Any = types.SimpleNamespace(iterator=asked)
         self._build_models(stream)
         self._build_variables()
         return self._training_loop(stream)

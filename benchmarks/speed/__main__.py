@@ -46,13 +46,14 @@ _ROUNDS = flags.DEFINE_integer("rounds", 9, "How many turns each peer has.", low
 _SECONDS = flags.DEFINE_float(
     "seconds", 1.0, "About how long the best loop by hand trains in a turn.", lower_bound=0.01
 )
+_PROCESSES = flags.DEFINE_integer("processes", 3, "How many processes share the rounds of a peer.", lower_bound=1)
 _WRITE = flags.DEFINE_string("write", None, "The document whose figures are replaced; .json and .png go beside it.")
 
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unknown argument {argv[1]!r}")
-    settings = Settings(_WORKLOADS.value, _PEERS.value, _ROUNDS.value, _SECONDS.value)
+    settings = Settings(_WORKLOADS.value, _PEERS.value, _ROUNDS.value, _SECONDS.value, _PROCESSES.value)
     path = Path(_WRITE.value) if _WRITE.value else None
     results = document.read(path.with_suffix(".json")) if path else {}
     for name in chosen(_SECTIONS.value, settings.workloads):

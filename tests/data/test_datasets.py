@@ -25,22 +25,22 @@ def dataset(rows: int = ROWS) -> tf.data.Dataset:
 @pytest.mark.parametrize(
     ("source", "steps_per_epoch", "steps_needed", "expected"),
     [
-        (numbers(), None, None, (3, True, False)),
-        (numbers(), None, 50, (3, True, False)),
-        (dataset(), None, None, (3, True, False)),
-        (dataset(), 3, None, (3, True, False)),
-        (dataset(), None, 2, (None, False, False)),
-        (dataset().repeat(), 5, None, (5, True, False)),
-        (dataset().repeat(), None, 50, (None, False, False)),
-        (dataset().filter(lambda x: True), None, None, (None, True, True)),
+        (numbers(), None, None, (3, True)),
+        (numbers(), None, 50, (3, True)),
+        (dataset(), None, None, (3, True)),
+        (dataset(), 3, None, (3, True)),
+        (dataset(), None, 2, (None, False)),
+        (dataset().repeat(), 5, None, (5, True)),
+        (dataset().repeat(), None, 50, (None, False)),
+        (dataset().filter(lambda x: True), None, None, (None, True)),
     ],
     ids=["arrays", "arrays, steps", "epochs", "said twice", "steps", "endless epochs", "endless", "unknown length"],
 )
 def test_how_long_an_epoch_is(
-    source: Any, steps_per_epoch: int | None, steps_needed: int | None, expected: tuple[int | None, bool, bool]
+    source: Any, steps_per_epoch: int | None, steps_needed: int | None, expected: tuple[int | None, bool]
 ) -> None:
     stream = training_stream(source, 0, steps_per_epoch=steps_per_epoch, steps_needed=steps_needed)
-    assert (stream.steps_per_epoch, stream.has_epochs, stream.may_end) == expected
+    assert (stream.steps_per_epoch, stream.has_epochs) == expected
 
 
 def test_a_dataset_that_is_used_twice_goes_on_where_it_stood() -> None:

@@ -75,7 +75,6 @@ class DatasetStream(Stream):
         self.replays = resume == "replay"
         self._cardinality = int(dataset.cardinality())
         self.shape = {"dataset": _known_of(dataset)}
-        self.may_end = self._cardinality == tf.data.UNKNOWN_CARDINALITY
         # This one is not read from. TensorFlow makes another one when it restores an iterator, and `shuffle` draws for
         # that once more; so the iterator that a run begins with has to be the second one too.
         self._first = iter(dataset) if resume is None else None

@@ -15,7 +15,6 @@ class Stream:
       steps_per_epoch: Batches in an epoch; None where only the end of the data will tell, or there are no epochs.
       has_epochs: Whether the data come in epochs.
       restarts: Whether the data begin again where they end.
-      may_end: Whether a batch may be missing, so that the loop has to look at each.
       iterator: Where the next batch comes from.
       saved_iterator: The iterator, where the position can only be saved with it; else None.
       passes: How many iterators were made of the data, where the order of the next pass depends on it.
@@ -26,7 +25,6 @@ class Stream:
     steps_per_epoch: int | None = None
     has_epochs = True
     restarts = True
-    may_end = False
     iterator: Any = None
     saved_iterator: Any = None
     passes = 0

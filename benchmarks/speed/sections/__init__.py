@@ -18,12 +18,21 @@ class Settings:
       peers: The names of the peers.
       rounds: How many rounds there are where peers train; a third of it where a turn is long.
       seconds: About how long the best loop written by hand trains in a turn.
+      processes: How many processes each peer that trains a workload has, one after the other: each has its share of the
+        rounds, since two processes of one program may differ for as long as they live.
     """
 
     workloads: Sequence[str]
     peers: Sequence[str]
     rounds: int
     seconds: float
+    processes: int = 1
+
+    @property
+    def shares(self) -> list[int]:
+        """The rounds of each process of a peer; one that has none is left out."""
+        shares = [self.rounds * (each + 1) // self.processes for each in range(self.processes)]
+        return [share for share in map(int.__sub__, shares, [0, *shares]) if share]
 
     @property
     def few(self) -> int:

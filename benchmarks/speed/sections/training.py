@@ -31,9 +31,12 @@ def _measure(name: str, settings: Settings) -> Found:
     workload = WORKLOADS[name]
     steps = settings.turn(workload.steps)
     chosen = [BASELINE, *(peer for peer in settings.peers if peer not in (BASELINE, CONTROL)), CONTROL]
-    with started({peer: Task(TRAINING[peer], workload, steps) for peer in chosen}) as processes:
-        seconds = rounds.play(processes, settings.rounds)
-    return {"steps": steps, "seconds": seconds}
+    seconds: dict[str, list[float]] = {peer: [] for peer in chosen}
+    for share in settings.shares:
+        with started({peer: Task(TRAINING[peer], workload, steps) for peer in chosen}) as processes:
+            for peer, each in rounds.play(processes, share).items():
+                seconds[peer] += each
+    return {"steps": steps, "seconds": seconds, "processes": len(settings.shares)}
 
 
 def _describe(found: Found) -> str:
@@ -44,7 +47,8 @@ def _describe(found: Found) -> str:
         to_ours = str(rounds.ratio(seconds, name, _OURS)) if _OURS in seconds else "-"
         each = step(statistics.median(own) / found["steps"])
         rows.append([TRAINING[name].title, each, str(rounds.ratio(seconds, name, BASELINE)), to_ours])
-    return f"{found['steps']:,} steps a turn.\n\n{table(headings, rows)}"
+    shared = f", shared by {found['processes']} processes of each peer" if found.get("processes", 1) > 1 else ""
+    return f"{found['steps']:,} steps a turn{shared}.\n\n{table(headings, rows)}"
 
 
 def step(seconds: float) -> str:
