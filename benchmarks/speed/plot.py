@@ -72,10 +72,11 @@ def _draw_growth(axis: Any, name: str, found: dict[str, Any]) -> None:
     axis.set_xscale("symlog" if name == "callbacks" else "log")
     if name == "depth":
         axis.set_yscale("log")
+        axis.set_ylim(top=10 * axis.get_ylim()[1])
     else:
         axis.set_ylim(0, 1.3 * axis.get_ylim()[1])
     axis.set_ylabel("µs a step")
-    axis.legend(loc="upper left", fontsize="small")
+    axis.legend(loc="upper left", fontsize="x-small")
     _finish(axis, {"depth": "layers"}.get(name, name), "")
 
 
