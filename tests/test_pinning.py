@@ -1,6 +1,7 @@
 """`pin`, `follow`, `unpin`: for a layer, a sub-model and a pattern, with and without a Trainer."""
 
 import gc
+import weakref
 
 import numpy as np
 import pytest
@@ -199,9 +200,14 @@ def test_a_pin_needs_a_phase():
 
 
 def test_a_pin_does_not_keep_a_layer_alive():
-    pin(Base(), Phase.EVAL)
+    base, before = Base(), guard.all_pins()  # another test's layers may be alive still
+    kept = weakref.ref(base)
+    pin(base, Phase.EVAL)
+    assert len(guard.all_pins()) > len(before)
+    del base
     gc.collect()
-    assert not guard.all_pins()
+    assert kept() is None
+    assert guard.all_pins() <= before
 
 
 def test_a_pin_set_after_a_step_was_compiled_takes_effect():
