@@ -51,7 +51,7 @@ questions: .venv/installed
 corpus: .venv/installed
 	$(BIN)/python -m tests.corpus --processes=$(WORKERS) --write=docs/phase_truth.md $(ARGS)
 
-# Some fifty minutes on two cores with nothing else to do.
+# About an hour on two cores with nothing else to do; fewer --peers take less.
 bench: .venv/orbit/installed
 	$(BIN)/python -m benchmarks.speed --write=docs/performance.md $(ARGS)
 

@@ -102,7 +102,7 @@ def test_a_process_that_fails_says_what_it_has_printed():
 
 
 def training(**seconds):
-    return {"steps": 100, "seconds": {BASELINE: [1.0, 2.0], **seconds, CONTROL: [1.01, 2.0]}}
+    return {"steps": 100, "processes": 1, "seconds": {BASELINE: [1.0, 2.0], **seconds, CONTROL: [1.01, 2.0]}}
 
 
 def test_the_table_has_each_peer_beside_the_best_loop_and_trainloop():

@@ -224,3 +224,20 @@ def test_a_table_that_keras_counts_among_the_weights_is_none():
     assert trainer.contract(Phase.TRAIN).verdict == "holds"
     assert contract(model, Phase.EVAL, tf.constant(["a b"])).verdict == "holds"
     assert audit(model, tf.constant(["a b"])).ok
+
+
+def test_no_batch_more_is_taken_than_is_run():
+    """The loop takes the next batch while a step runs; the last step of a chunk has none to take."""
+    taken = []
+
+    def endless():
+        while True:
+            taken.append(len(taken))
+            yield X[:4], PAIRS[1][:4]
+
+    signature = tuple(tf.TensorSpec([4, size], tf.float32) for size in (4, 1))
+    options = tf.data.Options()
+    options.experimental_optimization.inject_prefetch = False  # TensorFlow would read ahead by itself
+    source = tf.data.Dataset.from_generator(endless, output_signature=signature).with_options(options)
+    make().fit(data.from_dataset(source, resume="epoch"), steps=7)
+    assert taken == list(range(7))

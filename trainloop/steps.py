@@ -294,8 +294,8 @@ class SummingLoop(_Loop):
         """
         with own_exceptions():
             self.prepare(iterator)
+            # The one place where a loop waits for the device: Python needs to know where the run stands.
             done, finite = (value.numpy() for value in self._loop(iterator, *_as_int64(steps, first)))
-        # The one place where a loop waits for the device: Python needs to know where the run stands.
         return Ran(int(done), bool(finite), out_of_data=bool(finite and done < steps))
 
     def means(self, sums: np.ndarray) -> dict[str, float]:

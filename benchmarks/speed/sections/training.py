@@ -47,7 +47,7 @@ def _describe(found: Found) -> str:
         to_ours = str(rounds.ratio(seconds, name, _OURS)) if _OURS in seconds else "-"
         each = step(statistics.median(own) / found["steps"])
         rows.append([TRAINING[name].title, each, str(rounds.ratio(seconds, name, BASELINE)), to_ours])
-    shared = f", shared by {found['processes']} processes of each peer" if found.get("processes", 1) > 1 else ""
+    shared = f", shared by {found['processes']} processes of each peer" if found["processes"] > 1 else ""
     return f"{found['steps']:,} steps a turn{shared}.\n\n{table(headings, rows)}"
 
 
