@@ -4,11 +4,13 @@ import collections
 import pathlib
 import sys
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
+from tensorflow.python.autograph.impl import api
 
 from trainloop import Every, Phase, StopOnNaN, Trainer, data
 
@@ -87,6 +89,14 @@ def needed_by(name: str, nodes: dict[str, Any]) -> set[str]:
                 found.add(source)
                 waiting.append(source)
     return found
+
+
+def test_autograph_does_not_convert_what_looks_at_a_signature() -> None:
+    """To convert a function takes AutoGraph as long as it takes to trace a layer or two."""
+    with mock.patch.object(api, "_convert_actual", wraps=api._convert_actual) as converting:
+        made(default_callbacks=False).fit(endless(), steps=1)
+    names = [call.args[0].__name__ for call in converting.call_args_list]
+    assert names == ["call"]  # of the phase
 
 
 def calls_of(trainer: Trainer, steps: int) -> collections.Counter[str]:
