@@ -277,3 +277,39 @@ def test_a_phase_that_does_not_serve_is_named():
     assert check_phase(Phase.EVAL, (Phase.EVAL,)) is Phase.EVAL
     with pytest.raises(ValueError, match=r"evaluate=Phase.TRAIN does not serve here; it must be .*Phase.EVAL$"):
         check_phase(Phase.TRAIN, (Phase.EVAL,), "evaluate")
+
+
+def sign_of_sum(x: tf.Tensor) -> tf.Tensor:
+    if tf.reduce_sum(x) > 0:  # of a tensor, so that AutoGraph has to convert it
+        return tf.ones([])
+    return -tf.ones([])
+
+
+def test_autograph_is_on_in_a_function_where_it_is_for_its_caller():
+    compiled = tf.function(lambda x: Phase.EVAL.call(sign_of_sum, x))
+    assert [float(compiled(tf.constant(value))) for value in (2.0, -2.0)] == [1.0, -1.0]
+
+
+def test_autograph_is_off_in_a_function_where_it_is_for_its_caller():
+    compiled = tf.function(lambda x: Phase.EVAL.call(sign_of_sum, x), autograph=False)
+    with pytest.raises(tf.errors.OperatorNotAllowedInGraphError):
+        compiled(tf.constant(2.0))
+
+
+def test_a_users_exception_reaches_a_caller_that_autograph_converted_as_itself():
+    class Mine(Exception):
+        def __init__(self, one: str, two: str) -> None:
+            super().__init__(one, two)
+
+    def fails(x: tf.Tensor) -> tf.Tensor:
+        raise Mine("one", "two")
+
+    @tf.function
+    def caught(x: tf.Tensor) -> tf.Tensor:
+        try:
+            Phase.EVAL.call(fails, x)
+        except Mine as error:
+            return tf.constant(error.args)
+        return tf.constant([])
+
+    assert caught(tf.constant(2.0)).numpy().tolist() == [b"one", b"two"]

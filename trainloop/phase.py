@@ -9,6 +9,7 @@ from typing import Any
 
 from trainloop import first_traces, guard, keras_hooks, policy
 from trainloop.policy import Policy
+from trainloop.user_code import call_as_caller, seen_through
 from trainloop.violations import short
 
 
@@ -61,6 +62,7 @@ class Phase(enum.Enum):
         """The value that `training=` takes in this phase."""
         return self.policy.training
 
+    @seen_through
     def call(self, model: Callable[..., Any], *inputs: Any, **kwargs: Any) -> Any:
         """Calls a model in this phase.
 
@@ -94,7 +96,7 @@ class Phase(enum.Enum):
         ):
             if keras_hooks.takes_training(model):
                 kwargs["training"] = self.training
-            return model(*inputs, **kwargs)
+            return call_as_caller(model, *inputs, **kwargs)
 
     @contextlib.contextmanager
     def scope(self) -> Iterator[None]:

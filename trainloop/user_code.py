@@ -9,12 +9,14 @@ import itertools
 import pathlib
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import tensorflow as tf
 import tf_keras
 
 from trainloop import keras_hooks
+
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 # The state of AutoGraph outside of any function, in which it converts whatever it is given.
 _CONVERTING = tf.__internal__.autograph.control_status_ctx()
@@ -29,6 +31,25 @@ def call_user(method: Callable[..., Any], *args: Any) -> Any:
     if tf.executing_eagerly():
         return method(*args)
     return tf.__internal__.autograph.tf_convert(method, _CONVERTING)(*args)
+
+
+def call_as_caller(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Calls what a user handed to a function `seen_through`, with AutoGraph on if it is for whoever called that."""
+    if tf.executing_eagerly():
+        return function(*args, **kwargs)
+    state = tf.__internal__.autograph.control_status_ctx()
+    with own_exceptions():  # for the caller, this was one call
+        return tf.__internal__.autograph.tf_convert(function, state)(*args, **kwargs)
+
+
+def seen_through(function: _F) -> _F:
+    """Has AutoGraph call a function of ours as it is written, in the state in which it was called.
+
+    `do_not_convert` would switch AutoGraph off for what is called inside, too. This is the mark that TensorFlow sets on
+    what AutoGraph made; were it to lose its meaning, the function would be converted, which only takes longer.
+    """
+    function.autograph_info__ = {"autograph_artifact": True}
+    return function
 
 
 @contextlib.contextmanager
