@@ -1,8 +1,10 @@
 """What the framework itself costs, in numbers that no machine changes: ops of a step, and calls between two chunks."""
 
 import collections
+import contextlib
 import pathlib
 import sys
+from collections.abc import Iterable
 from typing import Any
 from unittest import mock
 
@@ -51,8 +53,10 @@ def test_a_step_in_the_loop_is_little_more_than_the_step() -> None:
     graph = the_loop(trainer, Phase.TRAIN)
     [loop] = [op for op in graph.get_operations() if op.type == "While"]
     carried = [each for each in loop.inputs if each.dtype is not tf.resource and each.dtype is not tf.variant]
-    # TensorFlow's counter and its bound, the steps that are done and are to be done, and whether the losses are finite.
-    assert len(carried) == 5
+    # TensorFlow's counter and its bound, the steps that are done and those that are to be done.
+    assert len(carried) == 4
+    # On a GPU, too, such a number is in the memory of the host, where the loop is led; none waits for what is computed.
+    assert {each.dtype for each in carried} == {tf.int32}
     ops = collections.Counter(node.op for node in nodes_of_the_body(graph))
     ours = {
         "OptionalGetValue": 1,
@@ -76,6 +80,41 @@ def test_the_next_batch_is_taken_while_the_step_runs() -> None:
     [taking], [step] = ([name for name, node in nodes.items() if node.op == op] for op in ("If", STEP))
     assert step not in needed_by(taking, nodes)
     assert taking not in needed_by(step, nodes)
+
+
+def test_a_batch_is_copied_to_another_device_while_the_step_before_it_runs() -> None:
+    """A second CPU stands in for a GPU: TensorFlow copies between any two devices in the same way."""
+    with tf.device("CPU:1"):
+        trainer = made(default_callbacks=False, callbacks=[StopOnNaN()])
+        trainer.fit(endless(), steps=3)
+    nodes = {node.name: node for node in nodes_of_the_body(the_loop(trainer, Phase.TRAIN))}
+    _, copying = copies(nodes.values())  # the first leaves the batch of this step where it has come to
+    [taking], [step], [batch] = (
+        [name for name, node in nodes.items() if node.op == op] for op in ("If", STEP, "OptionalGetValue")
+    )
+    assert taking in needed_by(copying, nodes)
+    assert step not in needed_by(copying, nodes)
+    assert copying not in needed_by(step, nodes)
+    assert [nodes[name].device[-5:] for name in (copying, taking)] == ["CPU:1", "CPU:0"]
+    [on_device] = nodes[batch].input
+    assert nodes[on_device.partition(":")[0]].device.endswith("CPU:1")
+
+
+def test_no_batch_is_copied_where_it_is_read_or_where_replicas_take_their_parts(
+    two_replicas: tf.distribute.MirroredStrategy,
+) -> None:
+    for scope in (contextlib.nullcontext(), two_replicas.scope()):
+        with scope:
+            trainer = made(default_callbacks=False)
+        trainer.fit(endless(), steps=3)
+        assert copies(nodes_of_the_body(the_loop(trainer, Phase.TRAIN))) == []
+
+
+def copies(nodes: Iterable[Any]) -> list[str]:
+    """The nodes of a loop that bring a batch to a device."""
+    variant = tf.variant.as_datatype_enum
+    identities = [node for node in nodes if node.op == "Identity" and node.attr["T"].type == variant]
+    return [node.name for node in identities if node.device and not node.device.endswith("CPU:0")]
 
 
 def needed_by(name: str, nodes: dict[str, Any]) -> set[str]:

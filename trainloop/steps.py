@@ -5,9 +5,10 @@
 
 What the loop carries from step to step is as little as can be: where a step is small, each number carried shows in its
 time. So the sums are added to a variable, and counters are variables that a step reads only where it uses them. It does
-carry the next batch, which is taken while the step before runs: a step waits for data only where these are slower. No
-more is taken than is run, so the iterator stands where the run stands whenever Python looks; unless a loss that is not
-finite, or an error, has ended the call before its time.
+carry the next batch, which is taken, and copied to the device that computes, while the step before runs: a step waits
+for data only where these are slower. No more is taken than is run, so the iterator stands where the run stands whenever
+Python looks; unless a loss that is not finite, or an error, has ended the call before its time. What else leads the
+loop is int32, which TensorFlow keeps in the memory of the host: a GPU is not waited for, unless its losses are.
 
 What is drawn in a step depends on the place of its batch: in TRAIN the run's step, elsewhere how many batches of the
 pass came before it.
@@ -37,7 +38,8 @@ from trainloop.state import MAX_SCALARS
 from trainloop.tracing import Trace
 from trainloop.user_code import call_user, own_exceptions
 
-_int64 = tf.TensorSpec([], tf.int64)
+_int64, _int32 = tf.TensorSpec([], tf.int64), tf.TensorSpec([], tf.int32)
+_HOST = "CPU:0"
 
 
 @dataclasses.dataclass
@@ -139,6 +141,7 @@ class _Loop:
         self._run_eagerly = run_eagerly
         self._step: Any = None
         self._loop: Any = None
+        self._accelerator = ""  # where batches are copied ahead of their step; "" leaves them where they are
         self._around_batch_norm: guard.AroundBatchNorm | None = None
         self.traces: list[Trace] = []
         self.contract: ContractReport | None = None
@@ -159,6 +162,7 @@ class _Loop:
         if self._run_eagerly:
             self._step, self._loop = self._whole_step, self._many
             return
+        self._accelerator = _accelerator(self._strategy)
         # With several replicas XLA cannot compile the exchange between them; the Trainer compiles the part before it.
         step = tf.function(
             self._whole_step, autograph=False, jit_compile=True if self._jit_compile and self._replicas == 1 else None
@@ -170,7 +174,7 @@ class _Loop:
                 # of a method, so that the loops of a few Trainers look to it like one that is traced over and over.
                 loop = tf.function(self._many, autograph=False)
                 iterator = tf.data.IteratorSpec(source.element_spec)
-                self._loop = loop.get_concrete_function(iterator, _int64, _int64)
+                self._loop = loop.get_concrete_function(iterator, _int32, _int64)
 
     @property
     def compiled_step(self) -> Any:
@@ -185,7 +189,17 @@ class _Loop:
     def _following(self, iterator: Any, wanted: tf.Tensor) -> Any:
         """Takes the next batch, if one is wanted and there is one; nothing but the next step depends on it."""
         nothing = functools.partial(tf.experimental.Optional.empty, iterator.element_spec)
-        return tf.cond(wanted, iterator.get_next_as_optional, nothing)
+        with tf.device(_HOST):
+            following = tf.cond(wanted, iterator.get_next_as_optional, nothing)
+        return self._copied(following) if self._accelerator else following
+
+    def _batch(self, following: Any) -> Any:
+        """Returns the batch that was taken, where its step computes."""
+        return (self._copied(following) if self._accelerator else following).get_value()
+
+    def _copied(self, following: Any) -> Any:
+        with tf.device(self._accelerator):
+            return tf.identity(following)
 
     def _whole_step(self, batch: Any, step: tf.Tensor, epoch: tf.Tensor, place: tf.Tensor) -> Any:
         """One step on all replicas; cross-replica."""
@@ -295,7 +309,7 @@ class SummingLoop(_Loop):
         with own_exceptions():
             self.prepare(iterator)
             # The one place where a loop waits for the device: Python needs to know where the run stands.
-            done, finite = (value.numpy() for value in self._loop(iterator, *_as_int64(steps, first)))
+            done, finite = (value.numpy() for value in self._loop(iterator, tf.constant(steps), _as_int64(first)))
         return Ran(int(done), bool(finite), out_of_data=bool(finite and done < steps))
 
     def means(self, sums: np.ndarray) -> dict[str, float]:
@@ -362,22 +376,25 @@ class SummingLoop(_Loop):
         counts = self.phase is Phase.TRAIN
 
         def body(so_far: dict[str, Any]) -> list[dict[str, Any]]:
-            sums, finite = self._run_step(so_far["batch"].get_value(), None if counts else first + so_far["done"])
+            place = None if counts else first + tf.cast(so_far["done"], tf.int64)
+            sums, finite = self._run_step(self._batch(so_far["batch"]), place)
             self.window.assign_add(tf.pad(sums, [[0, MAX_SCALARS - len(self.names)]]))
             if counts:
                 with tf.control_dependencies([sums]):  # a step that fails is not counted
                     self._counter.assign_add(1)
             done = so_far["done"] + 1
-            finite = finite if self._stop_on_nonfinite else so_far["finite"]
-            return [{"batch": self._following(iterator, done < steps), "done": done, "finite": finite}]
+            following = self._following(iterator, done < steps)
+            return [{"done": done, "batch": following} | ({"finite": finite} if self._stop_on_nonfinite else {})]
 
-        start = {
-            "batch": self._following(iterator, steps > 0),
-            "done": tf.constant(0, tf.int64),
-            "finite": tf.constant(True),
-        }
-        [end] = tf.while_loop(lambda so_far: so_far["finite"] & so_far["batch"].has_value(), body, [start])
-        return end["done"], end["finite"]
+        def goes_on(so_far: dict[str, Any]) -> tf.Tensor:
+            there_is_one = so_far["batch"].has_value()
+            return so_far["finite"] & there_is_one if self._stop_on_nonfinite else there_is_one
+
+        start = {"done": tf.constant(0), "batch": self._following(iterator, steps > 0)}
+        if self._stop_on_nonfinite:
+            start["finite"] = tf.constant(True)
+        [end] = tf.while_loop(goes_on, body, [start])
+        return end["done"], end.get("finite", tf.constant(True))
 
 
 class GatheringLoop(_Loop):
@@ -448,8 +465,8 @@ class GatheringLoop(_Loop):
                 following = iterator.get_next_as_optional()
                 if not following.has_value():
                     return 0, None
-                return 1, self._run_step(following.get_value(), *_as_int64(first))
-            done, outputs = self._loop(iterator, *_as_int64(steps, first))
+                return 1, self._run_step(following.get_value(), _as_int64(first))
+            done, outputs = self._loop(iterator, tf.constant(steps), _as_int64(first))
         return int(done), outputs if done > 0 else None
 
     def _finish(self, returned: Any, part: Any, rows: tf.Tensor) -> Any:
@@ -474,15 +491,15 @@ class GatheringLoop(_Loop):
         ]
 
         def body(done: tf.Tensor, arrays: list[tf.TensorArray], batch: Any) -> tuple[Any, ...]:
-            outputs = tf.nest.flatten(self._run_step(batch.get_value(), first + done))
-            position = tf.cast(done, tf.int32)
-            written = [array.write(position, value) for array, value in zip(arrays, outputs, strict=True)]
-            return done + 1, written, self._following(iterator, done + 1 < steps)
+            outputs = tf.nest.flatten(self._run_step(self._batch(batch), first + tf.cast(done, tf.int64)))
+            written = [array.write(done, value) for array, value in zip(arrays, outputs, strict=True)]
+            done = done + 1
+            return done, written, self._following(iterator, done < steps)
 
         done, arrays, _ = tf.while_loop(
             lambda done, arrays, batch: batch.has_value(),
             body,
-            (tf.constant(0, tf.int64), start, self._following(iterator, steps > 0)),
+            (tf.constant(0), start, self._following(iterator, steps > 0)),
         )
         joined = [
             tf.cond(done > 0, array.concat, lambda spec=spec: tf.zeros([0, *spec.shape[1:]], spec.dtype))
@@ -491,8 +508,21 @@ class GatheringLoop(_Loop):
         return done, tf.nest.pack_sequence_as(self._step.structured_outputs, joined)
 
 
-def _as_int64(*values: int) -> list[tf.Tensor]:
-    return [tf.constant(value, tf.int64) for value in values]
+def _accelerator(strategy: tf.distribute.Strategy) -> str:
+    """Returns the one device that computes, where that is not the one that the data are read on; else `""`.
+
+    Several replicas take their parts from a batch on the host.
+    """
+    mirrored = isinstance(strategy, tf.distribute.MirroredStrategy)
+    devices = strategy.extended.worker_devices if mirrored else [tf.zeros([]).device]
+    specs = [tf.DeviceSpec.from_string(device) for device in devices]
+    if len(specs) > 1 or (specs[0].device_type, specs[0].device_index) == ("CPU", 0):
+        return ""
+    return devices[0]
+
+
+def _as_int64(value: int) -> tf.Tensor:
+    return tf.constant(value, tf.int64)
 
 
 def _dense(leaf: Any) -> Any:
