@@ -162,6 +162,13 @@ def test_the_page_is_written_between_its_markers(tmp_path):
     assert document.read(tmp_path / "other.json") == {}
 
 
+def test_a_late_step_is_held_against_an_early_one_through_the_run_that_slept():
+    """A machine that has become twice as slow has made no step grow."""
+    early, late = {"it": [1.1, 1.1], "sleeper": [1.0, 1.0]}, {"it": [2.42, 2.42], "sleeper": [2.0, 2.0]}
+    found = {"mebibytes": [1.0, 2.0, 3.0, 25.0], "early": early, "late": late}
+    assert [goal.measured for goal in SECTIONS["steps"].goals(found)] == ["1.10", "23.00 MiB"]
+
+
 def test_a_page_without_markers_is_left_alone(tmp_path):
     page = tmp_path / "performance.md"
     page.write_text("# Speed\n")

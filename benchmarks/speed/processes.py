@@ -29,6 +29,9 @@ class Process:
 
     Args:
       task: What it does; None for a process that forks one for each task that it is given.
+
+    Attributes:
+      answers: What it had to say of each turn.
     """
 
     def __init__(self, task: Task | None):
@@ -51,6 +54,7 @@ class Process:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         self._channel.send(task)
+        self.answers: list[dict[str, Any]] = []
 
     def begin(self) -> None:
         """Begins a turn, and does not wait for its end."""
@@ -64,7 +68,8 @@ class Process:
         """
         try:
             if self._channel.poll(DEADLINE):
-                return self._channel.recv()
+                self.answers.append(self._channel.recv())
+                return self.answers[-1]
             why = f"has not answered for {DEADLINE:.0f} seconds"
         except (EOFError, ConnectionError):
             self._process.wait(DEADLINE)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import statistics
-from typing import Any
 
 from benchmarks.speed import rounds
 from benchmarks.speed.peers import CONTROL, Kind, Task
-from benchmarks.speed.processes import Process, started
+from benchmarks.speed.processes import started
 from benchmarks.speed.sections import Found, Goal, Section, Settings, at_most, table
 from benchmarks.speed.workloads import WIDE
 
 _TURN = 10  # seconds: one save a turn is one every ten seconds
+_TRIED, _TRIES = 20, 9  # steps of a turn that tells how long a step takes, and how many there are
 _NONE, _ONE, _TEN, _ITERATOR = "none", "one in ten seconds", "one a second", "one a second, a shuffle's buffer with it"
 _OPTIONS = {
     _NONE: {"arrays": True},
@@ -22,26 +22,12 @@ _OPTIONS = {
 }
 
 
-class _Noting:
-    """A peer that keeps what it is told of its turns."""
-
-    def __init__(self, process: Process):
-        self._process = process
-        self.answers: list[dict[str, Any]] = []
-
-    def turn(self) -> float:
-        self._process.begin()
-        self.answers.append(self._process.end())
-        return self.answers[-1]["seconds"]
-
-
 def _measure(settings: Settings) -> Found:
-    steps = max(10, settings.turn(WIDE.steps * _TURN) // 10 * 10)
     kinds = {name: Kind(f"saves: {name}", "with_trainloop.fit", options) for name, options in _OPTIONS.items()}
+    steps = max(10, round(_TURN * settings.seconds / _seconds_of_a_step(kinds[_NONE]) / 10) * 10)
     with started({name: Task(kind, WIDE, steps) for name, kind in kinds.items()}) as processes:
-        peers = {name: _Noting(process) for name, process in processes.items()}
-        seconds = rounds.play(peers, settings.few)
-    saving = {name: peers[name].answers for name in (_ONE, _TEN, _ITERATOR)}
+        seconds = rounds.play(processes, settings.few)
+        saving = {name: processes[name].answers[1:] for name in (_ONE, _TEN, _ITERATOR)}  # the first is to warm up
     answer = saving[_TEN][-1]
     return {
         "steps": steps,
@@ -50,6 +36,12 @@ def _measure(settings: Settings) -> Found:
         "mebibytes": answer["mebibytes"],
         "copy": answer["copy"],
     }
+
+
+def _seconds_of_a_step(kind: Kind) -> float:
+    """Returns how long a step takes on this machine, so that the rates of saves are what they are called."""
+    with started({_NONE: Task(kind, WIDE, _TRIED)}) as processes:
+        return statistics.median(rounds.play(processes, _TRIES)[_NONE]) / _TRIED
 
 
 def _describe(found: Found) -> str:
