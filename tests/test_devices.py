@@ -1,4 +1,7 @@
-"""A device other than the one that reads the data: the second CPU, which TensorFlow copies to as to a GPU."""
+"""A device other than the one that reads the data: the second CPU, where ops are placed as they would be on a GPU.
+
+Between two CPUs TensorFlow hands the memory on, so what is tested is that nothing is lost on the way, not the copy.
+"""
 
 from typing import Any
 

@@ -7,8 +7,8 @@ What the loop carries from step to step is as little as can be: where a step is 
 time. So the sums are added to a variable, and counters are variables that a step reads only where it uses them. It does
 carry the next batch, which is taken, and copied to the device that computes, while the step before runs: a step waits
 for data only where these are slower. No more is taken than is run, so the iterator stands where the run stands whenever
-Python looks; unless a loss that is not finite, or an error, has ended the call before its time. What else leads the
-loop is int32, which TensorFlow keeps in the memory of the host: a GPU is not waited for, unless its losses are.
+Python looks; unless a loss that is not finite, or an error, has ended the call before its time. How many steps are done
+is int32, which TensorFlow keeps in the memory of the host on a GPU too.
 
 What is drawn in a step depends on the place of its batch: in TRAIN the run's step, elsewhere how many batches of the
 pass came before it.
@@ -162,7 +162,7 @@ class _Loop:
         if self._run_eagerly:
             self._step, self._loop = self._whole_step, self._many
             return
-        self._accelerator = _accelerator(self._strategy)
+        self._accelerator = _find_accelerator(self._strategy)
         # With several replicas XLA cannot compile the exchange between them; the Trainer compiles the part before it.
         step = tf.function(
             self._whole_step, autograph=False, jit_compile=True if self._jit_compile and self._replicas == 1 else None
@@ -191,13 +191,13 @@ class _Loop:
         nothing = functools.partial(tf.experimental.Optional.empty, iterator.element_spec)
         with tf.device(_HOST):
             following = tf.cond(wanted, iterator.get_next_as_optional, nothing)
-        return self._copied(following) if self._accelerator else following
+        return self._on_accelerator(following) if self._accelerator else following
 
     def _batch(self, following: Any) -> Any:
-        """Returns the batch that was taken, where its step computes."""
-        return (self._copied(following) if self._accelerator else following).get_value()
+        """Returns the batch that was taken, where its step computes: on the device of the value that it is got from."""
+        return (self._on_accelerator(following) if self._accelerator else following).get_value()
 
-    def _copied(self, following: Any) -> Any:
+    def _on_accelerator(self, following: Any) -> Any:
         with tf.device(self._accelerator):
             return tf.identity(following)
 
@@ -309,7 +309,7 @@ class SummingLoop(_Loop):
         with own_exceptions():
             self.prepare(iterator)
             # The one place where a loop waits for the device: Python needs to know where the run stands.
-            done, finite = (value.numpy() for value in self._loop(iterator, tf.constant(steps), _as_int64(first)))
+            done, finite = (value.numpy() for value in self._loop(iterator, *_as_scalars(steps, first)))
         return Ran(int(done), bool(finite), out_of_data=bool(finite and done < steps))
 
     def means(self, sums: np.ndarray) -> dict[str, float]:
@@ -390,7 +390,7 @@ class SummingLoop(_Loop):
             there_is_one = so_far["batch"].has_value()
             return so_far["finite"] & there_is_one if self._stop_on_nonfinite else there_is_one
 
-        start = {"done": tf.constant(0), "batch": self._following(iterator, steps > 0)}
+        start = {"done": tf.constant(0, tf.int32), "batch": self._following(iterator, steps > 0)}
         if self._stop_on_nonfinite:
             start["finite"] = tf.constant(True)
         [end] = tf.while_loop(goes_on, body, [start])
@@ -465,8 +465,8 @@ class GatheringLoop(_Loop):
                 following = iterator.get_next_as_optional()
                 if not following.has_value():
                     return 0, None
-                return 1, self._run_step(following.get_value(), _as_int64(first))
-            done, outputs = self._loop(iterator, tf.constant(steps), _as_int64(first))
+                return 1, self._run_step(following.get_value(), tf.constant(first, tf.int64))
+            done, outputs = self._loop(iterator, *_as_scalars(steps, first))
         return int(done), outputs if done > 0 else None
 
     def _finish(self, returned: Any, part: Any, rows: tf.Tensor) -> Any:
@@ -499,7 +499,7 @@ class GatheringLoop(_Loop):
         done, arrays, _ = tf.while_loop(
             lambda done, arrays, batch: batch.has_value(),
             body,
-            (tf.constant(0), start, self._following(iterator, steps > 0)),
+            (tf.constant(0, tf.int32), start, self._following(iterator, steps > 0)),
         )
         joined = [
             tf.cond(done > 0, array.concat, lambda spec=spec: tf.zeros([0, *spec.shape[1:]], spec.dtype))
@@ -508,21 +508,22 @@ class GatheringLoop(_Loop):
         return done, tf.nest.pack_sequence_as(self._step.structured_outputs, joined)
 
 
-def _accelerator(strategy: tf.distribute.Strategy) -> str:
+def _find_accelerator(strategy: tf.distribute.Strategy) -> str:
     """Returns the one device that computes, where that is not the one that the data are read on; else `""`.
 
     Several replicas take their parts from a batch on the host.
     """
     mirrored = isinstance(strategy, tf.distribute.MirroredStrategy)
-    devices = strategy.extended.worker_devices if mirrored else [tf.zeros([]).device]
+    where_numbers_go = tf.zeros([]).device  # a scope's device, else a GPU if there is one
+    devices = strategy.extended.worker_devices if mirrored else [where_numbers_go]
     specs = [tf.DeviceSpec.from_string(device) for device in devices]
     if len(specs) > 1 or (specs[0].device_type, specs[0].device_index) == ("CPU", 0):
         return ""
     return devices[0]
 
 
-def _as_int64(value: int) -> tf.Tensor:
-    return tf.constant(value, tf.int64)
+def _as_scalars(steps: int, first: int) -> tuple[tf.Tensor, tf.Tensor]:
+    return tf.constant(steps, tf.int32), tf.constant(first, tf.int64)
 
 
 def _dense(leaf: Any) -> Any:

@@ -30,15 +30,16 @@ def call_user(method: Callable[..., Any], *args: Any) -> Any:
     """
     if tf.executing_eagerly():
         return method(*args)
-    return tf.__internal__.autograph.tf_convert(method, _CONVERTING)(*args)
+    with _CONVERTING:  # for what is `seen_through`, which takes the state that it finds
+        return tf.__internal__.autograph.tf_convert(method, _CONVERTING)(*args)
 
 
 def call_as_caller(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Calls what a user handed to a function `seen_through`, with AutoGraph on if it is for whoever called that."""
+    """Calls a user's function from one of ours that is `seen_through`, with AutoGraph as it is for the caller."""
     if tf.executing_eagerly():
         return function(*args, **kwargs)
     state = tf.__internal__.autograph.control_status_ctx()
-    with own_exceptions():  # for the caller, this was one call
+    with own_exceptions():  # else an `except Mine` in the caller would meet what AutoGraph has put in its place
         return tf.__internal__.autograph.tf_convert(function, state)(*args, **kwargs)
 
 

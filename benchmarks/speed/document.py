@@ -60,9 +60,9 @@ def write(path: Path, results: Results, sections: Mapping[str, Section]) -> None
     pattern = re.compile(f"{re.escape(START)}.*{re.escape(END)}", re.DOTALL)
     if not pattern.search(document):
         raise ValueError(f"{path} lacks the lines {START!r} and {END!r}; put them where the figures are to stand")
+    path.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")  # first: it is what took long
     text = markdown(results, sections)
     path.write_text(pattern.sub(lambda _: f"{START}\n{text}\n{END}", document))
-    path.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
 
 
 def _spell(conditions: Mapping[str, Any]) -> str:

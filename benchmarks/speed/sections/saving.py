@@ -24,7 +24,7 @@ _OPTIONS = {
 
 def _measure(settings: Settings) -> Found:
     kinds = {name: Kind(f"saves: {name}", "with_trainloop.fit", options) for name, options in _OPTIONS.items()}
-    steps = max(10, round(_TURN * settings.seconds / _seconds_of_a_step(kinds[_NONE]) / 10) * 10)
+    steps = max(10, round(_TURN / _seconds_of_a_step(kinds[_NONE]) / 10) * 10)
     with started({name: Task(kind, WIDE, steps) for name, kind in kinds.items()}) as processes:
         seconds = rounds.play(processes, settings.few)
         saving = {name: processes[name].answers[1:] for name in (_ONE, _TEN, _ITERATOR)}  # the first is to warm up
