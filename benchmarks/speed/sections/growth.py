@@ -54,8 +54,9 @@ def _describe_steps(found: Found) -> str:
     ratios = [str(rounds.ratio(found[when], "it", "sleeper")) for when in ("early", "late")]
     text = (
         "trainloop on the tiny MLP, everything on, a report every 100 steps; a line has the steps since the one above. "
-        "A second run of the same took turns with it at first, slept, and took turns with it again at the end: a step "
-        f"took {ratios[0]} times as long as one of the second run, and after 10^6 steps {ratios[1]} times."
+        f"A second run of the same took {len(found['early']['it'])} turns of {_STEPS[0]:,} steps with it at first, "
+        "slept, and took as many with it again at the end: a step took "
+        f"{ratios[0]} times as long as one of the second run, and after 10^6 steps {ratios[1]} times."
     )
     return f"{text}\n\n{table(['steps', 'a step', 'memory in use'], rows)}"
 
