@@ -4,6 +4,7 @@ Between two CPUs TensorFlow hands the memory on, so what is tested is that nothi
 """
 
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import tensorflow as tf
 import tf_keras
 from tf_keras import layers
 
-from trainloop import StepResult, StopOnNaN, Trainer, data
+from trainloop import StepResult, StopOnNaN, Trainer, data, steps
 
 ROWS = 24
 RANDOM = np.random.default_rng(0)
@@ -61,3 +62,14 @@ def ran(device: str, kind: type[Trainer], source: Any, **options: Any) -> tuple[
 def test_a_run_has_the_same_bits_on_another_device(callbacks, kind, make, options):
     here, there = (ran(device, kind, make(), callbacks=callbacks, **options) for device in ("CPU:0", "CPU:1"))
     tf.nest.map_structure(np.testing.assert_array_equal, here, there)
+
+
+@pytest.mark.parametrize(
+    ("devices", "found"),
+    [(["CPU:0"], ""), (["CPU:1"], "CPU:1"), (["GPU:0"], "GPU:0"), (["GPU:0", "GPU:1"], ""), (["CPU:1", "CPU:0"], "")],
+)
+def test_an_accelerator_is_the_only_device_of_a_strategy_and_not_the_host(devices, found):
+    strategy = mock.create_autospec(tf.distribute.MirroredStrategy, instance=True)
+    names = [f"/job:localhost/replica:0/task:0/device:{device}" for device in devices]
+    strategy.extended = mock.Mock(worker_devices=tuple(names))
+    assert steps._find_accelerator(strategy).removeprefix("/job:localhost/replica:0/task:0/device:") == found

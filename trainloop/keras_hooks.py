@@ -211,7 +211,6 @@ def is_symbolic(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     return any(isinstance(value, KerasTensor) for value in tf.nest.flatten((args, kwargs)))
 
 
-@tf.autograph.experimental.do_not_convert  # it has nothing to convert, and would take some 60 ms of a start
 def takes_training(function: Callable[..., Any]) -> bool:
     """Returns whether a callable has a parameter named `training`."""
     if isinstance(function, Layer):

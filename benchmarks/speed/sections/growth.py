@@ -38,12 +38,15 @@ def _measure_steps(settings: Settings) -> Found:
         while len(it.answers) * turn < _STEPS[-1]:
             it.turn()
         late = rounds.play(processes, compared)
-    found: Found = {"steps": list(_STEPS), "seconds_a_step": [None], "mebibytes": [], "early": early, "late": late}
-    for before, steps in itertools.pairwise(_STEPS):
-        answers = it.answers[before // turn : steps // turn]
-        found["seconds_a_step"].append(statistics.fmean(answer["seconds"] for answer in answers) / turn)
-    found["mebibytes"] = [it.answers[steps // turn - 1]["memory"] for steps in _STEPS]
-    return found
+    since = [it.answers[before // turn : steps // turn] for before, steps in itertools.pairwise(_STEPS)]
+    means = [statistics.fmean(answer["seconds"] for answer in answers) / turn for answers in since]
+    return {
+        "steps": list(_STEPS),
+        "seconds_a_step": [None, *means],
+        "mebibytes": [it.answers[steps // turn - 1]["memory"] for steps in _STEPS],
+        "early": early,
+        "late": late,
+    }
 
 
 def _describe_steps(found: Found) -> str:
