@@ -46,11 +46,12 @@ class FakeChannel:
         return GO
 
 
-def test_peers_take_turns_and_every_other_round_runs_backwards():
+def test_peers_take_turns_in_an_order_that_each_round_draws_anew():
     order = []
     peers = {name: FakePeer(name, itertools.count(1.0), order) for name in "abc"}
-    assert rounds.play(peers, 3) == {"a": [1, 2, 3], "b": [1, 2, 3], "c": [1, 2, 3]}
-    assert "".join(order) == "abc" + "cba" + "abc"
+    assert rounds.play(peers, 50) == {name: [*range(1, 51)] for name in "abc"}
+    each = ["".join(order[start : start + 3]) for start in range(0, 150, 3)]
+    assert {*each} == {"abc", "acb", "bac", "bca", "cab", "cba"}
 
 
 def test_a_ratio_is_taken_within_each_round():
@@ -139,6 +140,7 @@ def fake_sections():
 def test_the_page_is_written_between_its_markers(tmp_path):
     page = tmp_path / "performance.md"
     page.write_text(f"# Speed\n\n{document.START}\nold\n{document.END}\n\nThe end.\n")
+    assert document.read(page) == {}
     around = document.conditions(SETTINGS)
     document.write(page, {"one": {"conditions": around, "found": {"seconds": 3}}}, fake_sections())
     text = page.read_text()
@@ -153,13 +155,12 @@ def test_the_page_is_written_between_its_markers(tmp_path):
     assert [each for each in told if each not in text] == []
     assert [each for each in ("old", "The second") if each in text] == []
 
-    results = document.read(page.with_suffix(".json"))
+    results = document.read(page)
     results["two"] = {"conditions": around, "found": {}}
     document.write(page, results, fake_sections())
     stays = [each for each in ("It took 3 s.", "Nothing to say.") if each in page.read_text()]
     assert len(stays) == 2, "what was measured before stays"
-    assert document.read(page.with_suffix(".json")) == results
-    assert document.read(tmp_path / "other.json") == {}
+    assert document.read(page) == results
 
 
 def test_a_late_step_is_held_against_an_early_one_through_the_run_that_slept():
@@ -169,13 +170,35 @@ def test_a_late_step_is_held_against_an_early_one_through_the_run_that_slept():
     assert [goal.measured for goal in SECTIONS["steps"].goals(found)] == ["1.10", "23.00 MiB"]
 
 
-def test_a_page_without_markers_is_left_alone(tmp_path):
+def test_what_a_save_costs_is_the_difference_to_the_turn_before_in_the_same_process():
+    """A turn that takes twice as long as another, with a save as without, has lost nothing to it."""
+    pairs = {
+        "a save": [(1.0, 1.03), (2.0, 2.03), (4.0, 4.03)],
+        "a save, a shuffle's buffer with it": [(1.0, 2.0)] * 3,
+        CONTROL: [(1.0, 1.0)] * 3,
+    }
+    blocked = {name: [0.004, 0.006, 0.005] for name in list(pairs)[:2]}
+    found = {"steps": 20, "seconds": pairs, "blocked": blocked, "mebibytes": 50.0, "copy": 0.003}
+    goals = [(goal.measured, goal.bound, goal.met) for goal in SECTIONS["saving"].goals(found)]
+    assert goals == [
+        ("10.00 ms", "at most 11.00 ms", True),
+        ("0.30%", "at most 1.00%", True),
+        ("3.00%", "at most 3.50%", True),
+    ]
+    told = SECTIONS["saving"].describe(found)
+    assert "| a save | 2.00 s | 30 ms (30 to 30) | 5.0 ms (6.0) |" in told
+    assert "| control: none in either turn | 1.00 s | 0 ms (0 to 0) | - |" in told
+
+
+@pytest.mark.parametrize("text", ["# Speed\n", f"{document.END} {document.START}", None])
+def test_a_page_without_markers_is_refused_and_left_alone(text, tmp_path):
     page = tmp_path / "performance.md"
-    page.write_text("# Speed\n")
-    with pytest.raises(ValueError, match="lacks the lines '<!-- benchmark: begin -->'"):
-        document.write(page, {}, {})
-    assert [path.name for path in tmp_path.iterdir()] == ["performance.md"]
-    assert page.read_text() == "# Speed\n"
+    if text is not None:
+        page.write_text(text)
+    for refuses in (document.read, lambda page: document.write(page, {}, {})):
+        with pytest.raises(ValueError, match="lacks the lines '<!-- benchmark: begin -->'"):
+            refuses(page)
+    assert [path.read_text() for path in tmp_path.iterdir()] == [text] * (text is not None)
 
 
 def test_the_figure_is_drawn(tmp_path):

@@ -44,6 +44,7 @@ LAYERS = [
     "losses",
     "state",
     "data",
+    "step_context",
     "gradient_sums",
     "steps",
     "step_contracts",

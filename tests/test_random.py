@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from trainloop import Callback, Every, Phase, PhaseError, StepResult, Trainer, data, random, steps, tracing
+from trainloop import Callback, Every, Phase, PhaseError, StepResult, Trainer, data, random, step_context, tracing
 
 layers = tf_keras.layers
 
@@ -788,7 +788,8 @@ class DrawsByReplica(Trainer):
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         drawn = tf.random.uniform([]) if phase is Phase.TRAIN else random.uniform([])
         drawn = tf.where(tf.equal(replica, [0, 1]), drawn, 0.0)
-        count = tf.cast(steps.required().rows, tf.float32) / tf.cast(steps.required().total_rows, tf.float32)
+        count = tf.cast(step_context.required().rows, tf.float32)
+        count /= tf.cast(step_context.required().total_rows, tf.float32)
         return StepResult(
             loss=tf.reduce_mean((outputs - y) ** 2), scalars={"first": drawn[0] / count, "second": drawn[1] / count}
         )

@@ -12,7 +12,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from trainloop import keras_hooks, steps
+from trainloop import keras_hooks, step_context
 from trainloop.aside import run_aside
 from trainloop.keras_hooks import Layer
 from trainloop.layer_paths import own_name
@@ -61,7 +61,7 @@ class StatisticsLoop(SummingLoop):
                 "with which UPDATE_BN averages its statistics. Update them as `momentum * moving + (1 - momentum) * "
                 "batch` with self.momentum, as Keras does, or freeze the layer (trainable=False)"
             )
-        rows = tf.cast(steps.required().total_rows, tf.float64)
+        rows = tf.cast(step_context.required().total_rows, tf.float64)
         so_far = self._rows_seen(layer).assign_add(rows)
         momentum, statistics = 1.0 - rows / so_far, keras_hooks.statistics_of(layer)
         if keras_hooks.is_kerass_batch_norm(layer):

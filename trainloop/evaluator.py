@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from trainloop import arguments, batch_norm, data, guard, keras_hooks, monte_carlo, steps
+from trainloop import arguments, batch_norm, data, guard, keras_hooks, monte_carlo, step_context
 from trainloop.agenda import Pace
 from trainloop.batch_norm import StatisticsLoop
 from trainloop.callback import Callback
@@ -106,13 +106,13 @@ class Evaluator(StepMethods):
     @property
     def step(self) -> Any:
         """Steps completed: an int, or inside a step an int64 tensor (the steps before this one)."""
-        context = steps.current()
+        context = step_context.current()
         return self.state.counts.step if context is None else context.step
 
     @property
     def epoch(self) -> Any:
         """Epochs completed: an int, or inside a step an int64 tensor."""
-        context = steps.current()
+        context = step_context.current()
         return self.state.counts.epoch if context is None else context.epoch
 
     @strict

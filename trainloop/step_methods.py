@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import tensorflow as tf
 
-from trainloop import arguments, batches, gradient_sums, keras_hooks, random, results, signatures, steps
+from trainloop import arguments, batches, gradient_sums, keras_hooks, random, results, signatures, step_context
 from trainloop.gradient_sums import Gradient
 from trainloop.losses import Loss, LossSpec, Metrics
 from trainloop.origins import warn_user
@@ -221,7 +221,7 @@ class StepMethods:
 
     def _forward_backward(self, batch: Any, phase: Phase) -> tuple[StepResult, Gradients]:
         """Returns the result of this replica's part of the batch, and its gradients, counted by the part's share."""
-        if steps.required().replicas == 1:
+        if step_context.required().replicas == 1:
             return self._accumulated(batch, phase)
         if self.microbatches == 1 and not self.jit_compile:
             return self._one_tape(batch, phase, by_share=True)
@@ -244,7 +244,7 @@ class StepMethods:
         """Returns the weighted mean over the microbatches, one after the other so that memory is that of one."""
         if self.microbatches == 1:
             return self._one_tape(batch, phase)
-        here = steps.required().rows
+        here = step_context.required().rows
         parts: list[StepResult] = []
         counts: list[tf.Tensor] = []
         weights: list[tf.Tensor] = []
@@ -280,7 +280,7 @@ class StepMethods:
 
     def _share(self, weight: tf.Tensor | None) -> tf.Tensor | None:
         """Returns how much of the batch's weight is in this replica's part; None where there is but one replica."""
-        context = steps.current()
+        context = step_context.current()
         if context is None or context.replicas == 1:
             return None
         if weight is None:
@@ -289,7 +289,7 @@ class StepMethods:
         return tf.math.divide_no_nan(weight, tf.distribute.get_replica_context().all_reduce("sum", weight))
 
     def _summed_over_replicas(self, found: Gradients) -> Gradients:
-        if steps.required().replicas == 1:
+        if step_context.required().replicas == 1:
             return found
         context = tf.distribute.get_replica_context()
 

@@ -18,12 +18,10 @@ A step is traced once. A loop takes its number of steps as a tensor, so that no 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import math
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,61 +33,12 @@ from trainloop.losses import Metrics
 from trainloop.phase import Phase
 from trainloop.results import StepResult
 from trainloop.state import MAX_SCALARS
+from trainloop.step_context import StepContext, within
 from trainloop.tracing import Trace
 from trainloop.user_code import call_user, own_exceptions
 
 _int64, _int32 = tf.TensorSpec([], tf.int64), tf.TensorSpec([], tf.int32)
 _HOST = "CPU:0"
-
-
-@dataclasses.dataclass
-class StepContext:
-    """What a step method may ask about the step it is in, while it is traced or run.
-
-    Attributes:
-      step: Steps completed before this one; int64 scalar.
-      epoch: Epochs completed; int64 scalar.
-      place: What random draws depend on: in TRAIN the run's step, else the batch's place in the pass; int64 scalar.
-      rows: Rows of this replica's part of the batch; int32 scalar.
-      total_rows: Rows of the whole batch; int32 scalar.
-      replicas: The number of replicas.
-    """
-
-    step: tf.Tensor
-    epoch: tf.Tensor
-    place: tf.Tensor
-    rows: tf.Tensor
-    total_rows: tf.Tensor
-    replicas: int
-
-
-_local = threading.local()
-
-
-def current() -> StepContext | None:
-    """Returns the context of the step that is being traced or run in this thread, or None outside of one."""
-    return getattr(_local, "context", None)
-
-
-def required() -> StepContext:
-    """Returns the context of the step that is being traced or run in this thread.
-
-    Raises:
-      RuntimeError: Outside of a step.
-    """
-    context = current()
-    if context is None:
-        raise RuntimeError("called outside of a step; fit and evaluate call step methods, with a context of their own")
-    return context
-
-
-@contextlib.contextmanager
-def _within(context: StepContext) -> Iterator[None]:
-    before, _local.context = current(), context
-    try:
-        yield
-    finally:
-        _local.context = before
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,7 +174,7 @@ class _Loop:
         around = self._around_batch_norm
         scope = guard.scope(self.phase.value, self.phase.policy, root=self._root, around_batch_norm=around)
         keyed = random.keyed(seed=self._seed, phase=self.phase.value, place=context.place, replica=replica)
-        with _within(context), scope as opened, keyed:
+        with within(context), scope as opened, keyed:
             self.traces.append(opened.trace)
             return self._finish(call_user(self._method, part, self.phase), part, context.rows)
 

@@ -55,7 +55,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unknown argument {argv[1]!r}")
     settings = Settings(_WORKLOADS.value, _PEERS.value, _ROUNDS.value, _SECONDS.value, _PROCESSES.value)
     path = Path(_WRITE.value) if _WRITE.value else None
-    results = document.read(path.with_suffix(".json")) if path else {}
+    results = document.read(path) if path else {}  # first: it raises where nothing could be written
     for name in chosen(_SECTIONS.value, settings.workloads):
         began, around = time.monotonic(), document.conditions(settings)
         results[name] = {"conditions": around, "found": SECTIONS[name].measure(settings)}

@@ -45,24 +45,36 @@ def markdown(results: Results, sections: Mapping[str, Section]) -> str:
     return "\n\n".join(parts)
 
 
-def read(path: Path) -> Results:
-    """Returns what was written before; nothing where nothing was."""
-    return json.loads(path.read_text()) if path.exists() else {}
-
-
-def write(path: Path, results: Results, sections: Mapping[str, Section]) -> None:
-    """Puts the text between the markers of a document, and the results beside it, as `.json`.
+def read(page: Path) -> Results:
+    """Returns the results that were written beside a page before; nothing where nothing was.
 
     Raises:
-      ValueError: If the document lacks the markers.
+      ValueError: If the page lacks the markers, or is not there.
     """
-    document = path.read_text()
-    pattern = re.compile(f"{re.escape(START)}.*{re.escape(END)}", re.DOTALL)
-    if not pattern.search(document):
-        raise ValueError(f"{path} lacks the lines {START!r} and {END!r}; put them where the figures are to stand")
-    path.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")  # first: it is what took long
-    text = markdown(results, sections)
-    path.write_text(pattern.sub(lambda _: f"{START}\n{text}\n{END}", document))
+    _around_figures(page)
+    results = page.with_suffix(".json")
+    return json.loads(results.read_text()) if results.exists() else {}
+
+
+def write(page: Path, results: Results, sections: Mapping[str, Section]) -> None:
+    """Puts the text between the markers of a page, and the results beside it, as `.json`.
+
+    Raises:
+      ValueError: If the page lacks the markers, or is not there.
+    """
+    before, after = _around_figures(page)
+    page.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")  # first: it is what took long
+    page.write_text(f"{before}{START}\n{markdown(results, sections)}\n{END}{after}")
+
+
+def _around_figures(page: Path) -> tuple[str, str]:
+    """Returns what a page has before and after the figures."""
+    text = page.read_text() if page.is_file() else ""
+    before, start, rest = text.partition(START)
+    _, end, after = rest.rpartition(END)
+    if not (start and end):
+        raise ValueError(f"{page} lacks the lines {START!r} and {END!r}; put them where the figures are to stand")
+    return before, after
 
 
 def _spell(conditions: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -18,20 +19,21 @@ class Peer(Protocol):
         ...
 
 
-def play(peers: Mapping[str, Peer], rounds: int) -> dict[str, list[float]]:
-    """Gives each peer a turn in each round; every other round in reverse, so that nobody always follows the same one.
+def play(peers: Mapping[str, Peer], rounds: int, seed: int = 0) -> dict[str, list[float]]:
+    """Gives each peer a turn in each round, in an order drawn anew, so that nobody always follows the same one.
 
     Args:
       peers: Who takes part, by name.
       rounds: How many rounds there are.
+      seed: What the orders are drawn by.
 
     Returns:
       The seconds of each peer's turns.
     """
     seconds: dict[str, list[float]] = {name: [] for name in peers}
-    names = list(peers)
-    for number in range(rounds):
-        for name in reversed(names) if number % 2 else names:
+    generator = random.Random(seed)
+    for _ in range(rounds):
+        for name in generator.sample(list(peers), len(peers)):
             seconds[name].append(peers[name].turn())
     return seconds
 

@@ -34,10 +34,10 @@ class Turn(Callback):
 
 
 class Saving(Checkpointing):
-    """Notes for how long each save stops the training, and how long it takes to copy what is saved, once."""
+    """Saves at the beginning of every second turn; notes how long that stops the training, and what a copy takes."""
 
-    def __init__(self, every: int, turns: Turns):
-        super().__init__(Every(steps=every))
+    def __init__(self, steps: int, turns: Turns):
+        super().__init__(Every(steps=2 * steps))
         self._turns = turns
         self._size: dict[str, float] = {}
 
@@ -54,8 +54,7 @@ class Saving(Checkpointing):
     def on_trigger(self, trainer: Trainer) -> None:
         began = time.perf_counter()
         super().on_trigger(trainer)
-        self._turns.notes.setdefault("blocked", []).append(time.perf_counter() - began)
-        self._turns.notes |= self._size
+        self._turns.notes |= {"blocked": time.perf_counter() - began, **self._size}
 
 
 class Idle(Callback):
@@ -84,7 +83,7 @@ def fit(
     everything: bool = True,
     arrays: bool = False,
     epochs: bool = True,
-    saves: int = 0,
+    saves: bool = False,
     idle: int = 0,
     **options: Any,
 ) -> None:
@@ -97,13 +96,13 @@ def fit(
       everything: Whether there is a workdir, and the default callbacks.
       arrays: Whether the data are `from_arrays`, whose epochs are those of the rows; else the dataset of the others.
       epochs: Whether `fit` is told that a turn is an epoch, as Keras's is; else it counts steps.
-      saves: How many times a turn to save; 0 leaves the default, every ten minutes.
+      saves: Whether every second turn begins with a save; else there is one every ten minutes, as by default.
       idle: How many callbacks with nothing to do there are besides.
       **options: Given to the Trainer.
     """
     callbacks: list[Any] = [Turn(steps, turns), *(Idle() for _ in range(idle))]
     if saves:
-        callbacks.append(Saving(steps // saves, turns))
+        callbacks.append(Saving(steps, turns))  # after the one that waits between two turns
     with tempfile.TemporaryDirectory() as directory:
         trainer = trainer_for(
             workload,
@@ -128,10 +127,3 @@ def one_pass(workload: Workload, steps: int, turns: Turns, *, method: str, array
     while True:
         turns.next()
         getattr(trainer, method)(source)
-
-
-def imported(workload: Workload, steps: int, turns: Turns) -> None:
-    """Nothing more than the import of this module, which has come before."""
-    del workload, steps
-    turns.next()
-    turns.next()
