@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainloop.agenda import CHUNK_SECONDS, Agenda, Pace, RunLength
+from trainloop.agenda import CHUNK_SECONDS, FEW_STEPS, FEW_STEPS_SECONDS, Agenda, Pace, RunLength
 from trainloop.triggers import At, AtEnd, Every, Moment, Trigger
 
 counts = st.integers(min_value=1, max_value=30)
@@ -72,9 +72,16 @@ def test_the_first_chunk_is_one_step_and_the_pace_grows_fourfold_at_most(seconds
 
 @pytest.mark.parametrize(
     ("seconds_a_step", "steps"),
-    [(CHUNK_SECONDS / 10, 10), (CHUNK_SECONDS * 2, 1), (CHUNK_SECONDS * 0.4, 2)],
+    [
+        (CHUNK_SECONDS / 10, 10),
+        (CHUNK_SECONDS * 0.4, FEW_STEPS),
+        (FEW_STEPS_SECONDS / FEW_STEPS * 0.99, FEW_STEPS),
+        (FEW_STEPS_SECONDS * 0.4, 2),
+        (FEW_STEPS_SECONDS * 0.6, 1),
+        (FEW_STEPS_SECONDS * 10, 1),
+    ],
 )
-def test_the_pace_settles_at_chunks_of_a_tenth_of_a_second(seconds_a_step: float, steps: int) -> None:
+def test_the_pace_settles_at_a_tenth_of_a_second_or_a_few_slow_steps(seconds_a_step: float, steps: int) -> None:
     pace = Pace()
     for _ in range(5):
         pace.observe(pace.steps, pace.steps * seconds_a_step)

@@ -8,14 +8,17 @@ from collections.abc import Collection, Iterable, Sequence
 from trainloop.triggers import Moment, Trigger
 
 CHUNK_SECONDS = 0.1
+FEW_STEPS, FEW_STEPS_SECONDS = 4, 0.5  # a chunk has so many where they last no longer
 _GROWTH = 4
 
 
 class Pace:
     """The chunk length where no trigger asks for less: as many steps as last about a tenth of a second.
 
-    It starts at one step and grows from call to call, so that progress, Ctrl-C and SIGTERM stay prompt however long a
-    step turns out to be. It changes no result: a loop's sums do not depend on where it was interrupted.
+    Slow steps run four at a time, for up to half a second: within a chunk the next one begins while the updates of the
+    one before are still going on. The length starts at one step and grows from call to call, so that progress, Ctrl-C
+    and SIGTERM stay prompt however long a step turns out to be. It changes no result: a loop's sums do not depend on
+    where it was interrupted.
     """
 
     def __init__(self) -> None:
@@ -30,8 +33,11 @@ class Pace:
         """
         if steps == 0:
             return
-        fitting = int(CHUNK_SECONDS * steps / seconds) if seconds > 0 else self.steps * _GROWTH
-        self.steps = max(1, min(fitting, self.steps * _GROWTH))
+        length = self.steps * _GROWTH
+        if seconds > 0:
+            fitting, few = (int(limit * steps / seconds) for limit in (CHUNK_SECONDS, FEW_STEPS_SECONDS))
+            length = min(length, max(fitting, min(few, FEW_STEPS)))
+        self.steps = max(1, length)
 
 
 class Agenda:

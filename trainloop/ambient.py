@@ -7,16 +7,18 @@ replica's thread also finds what was opened eagerly around `strategy.run`.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import threading
 from collections.abc import Iterator
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 import tensorflow as tf
 
 T = TypeVar("T")
 
 
-class _Opened(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)  # values may not be compared: `==` of tensors is an op
+class _Opened:
     value: object
     thread: int
     graph: tf.Graph | None

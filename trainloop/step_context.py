@@ -10,7 +10,7 @@ import tensorflow as tf
 from trainloop.ambient import Ambient
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
 class StepContext:
     """What a step method may ask about the step it is in, while it is traced or run.
 

@@ -49,7 +49,8 @@ def read(page: Path) -> Results:
     """Returns the results that were written beside a page before; nothing where nothing was.
 
     Raises:
-      ValueError: If the page lacks the markers, or is not there.
+      FileNotFoundError: If there is no such page.
+      ValueError: If it lacks the markers.
     """
     _around_figures(page)
     results = page.with_suffix(".json")
@@ -60,7 +61,8 @@ def write(page: Path, results: Results, sections: Mapping[str, Section]) -> None
     """Puts the text between the markers of a page, and the results beside it, as `.json`.
 
     Raises:
-      ValueError: If the page lacks the markers, or is not there.
+      FileNotFoundError: If there is no such page.
+      ValueError: If it lacks the markers.
     """
     before, after = _around_figures(page)
     page.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")  # first: it is what took long
@@ -69,7 +71,9 @@ def write(page: Path, results: Results, sections: Mapping[str, Section]) -> None
 
 def _around_figures(page: Path) -> tuple[str, str]:
     """Returns what a page has before and after the figures."""
-    text = page.read_text() if page.is_file() else ""
+    if not page.is_file():
+        raise FileNotFoundError(f"{page}: no such page; it must be there, with the lines {START!r} and {END!r}")
+    text = page.read_text()
     before, start, rest = text.partition(START)
     _, end, after = rest.rpartition(END)
     if not (start and end):

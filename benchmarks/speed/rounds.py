@@ -19,21 +19,19 @@ class Peer(Protocol):
         ...
 
 
-def play(peers: Mapping[str, Peer], rounds: int, seed: int = 0) -> dict[str, list[float]]:
+def play(peers: Mapping[str, Peer], rounds: int) -> dict[str, list[float]]:
     """Gives each peer a turn in each round, in an order drawn anew, so that nobody always follows the same one.
 
     Args:
       peers: Who takes part, by name.
       rounds: How many rounds there are.
-      seed: What the orders are drawn by.
 
     Returns:
       The seconds of each peer's turns.
     """
     seconds: dict[str, list[float]] = {name: [] for name in peers}
-    generator = random.Random(seed)
     for _ in range(rounds):
-        for name in generator.sample(list(peers), len(peers)):
+        for name in random.sample(list(peers), len(peers)):
             seconds[name].append(peers[name].turn())
     return seconds
 
@@ -58,8 +56,13 @@ class Ratio:
 
 def ratio(seconds: Seconds, name: str, to: str) -> Ratio:
     """Returns the ratio of two peers, taken within each round."""
-    each = [a / b for a, b in zip(seconds[name], seconds[to], strict=True)]
-    if len(each) == 1:
-        return Ratio(each[0], each[0], each[0])
-    low, _, high = statistics.quantiles(each, n=4, method="inclusive")
-    return Ratio(statistics.median(each), low, high)
+    low, median, high = quartiles([a / b for a, b in zip(seconds[name], seconds[to], strict=True)])
+    return Ratio(median, low, high)
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """Returns the lower quartile, the median and the upper quartile; of one value, that value."""
+    if len(values) == 1:
+        return values[0], values[0], values[0]
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, median, high

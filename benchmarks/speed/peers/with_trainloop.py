@@ -11,7 +11,7 @@ import tf_keras
 
 from benchmarks.speed.turns import Turns
 from benchmarks.speed.workloads import Workload
-from trainloop import Callback, Checkpointing, Every, Trainer, data
+from trainloop import AtEnd, Callback, Checkpointing, Every, Trainer, data
 
 _ENDLESS = 10**6  # epochs
 _MANY = 10**9  # steps
@@ -34,10 +34,10 @@ class Turn(Callback):
 
 
 class Saving(Checkpointing):
-    """Saves at the beginning of every second turn; notes how long that stops the training, and what a copy takes."""
+    """Notes for how long each save stops the training, and how long it takes to copy what is saved, once."""
 
-    def __init__(self, steps: int, turns: Turns):
-        super().__init__(Every(steps=2 * steps))
+    def __init__(self, trigger: Every, turns: Turns):
+        super().__init__(trigger)
         self._turns = turns
         self._size: dict[str, float] = {}
 
@@ -83,7 +83,7 @@ def fit(
     everything: bool = True,
     arrays: bool = False,
     epochs: bool = True,
-    saves: bool = False,
+    saves: int | None = None,
     idle: int = 0,
     **options: Any,
 ) -> None:
@@ -96,13 +96,15 @@ def fit(
       everything: Whether there is a workdir, and the default callbacks.
       arrays: Whether the data are `from_arrays`, whose epochs are those of the rows; else the dataset of the others.
       epochs: Whether `fit` is told that a turn is an epoch, as Keras's is; else it counts steps.
-      saves: Whether every second turn begins with a save; else there is one every ten minutes, as by default.
+      saves: After so many turns, one begins with a save; after none where it is 0. By default one every ten minutes.
       idle: How many callbacks with nothing to do there are besides.
       **options: Given to the Trainer.
     """
     callbacks: list[Any] = [Turn(steps, turns), *(Idle() for _ in range(idle))]
-    if saves:
-        callbacks.append(Saving(steps, turns))  # after the one that waits between two turns
+    if saves == 0:
+        callbacks.append(Checkpointing(AtEnd()))
+    elif saves is not None:
+        callbacks.append(Saving(Every(steps=saves * steps), turns))  # Checkpointing comes last, so after the wait
     with tempfile.TemporaryDirectory() as directory:
         trainer = trainer_for(
             workload,

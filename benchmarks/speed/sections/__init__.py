@@ -16,7 +16,8 @@ class Settings:
     Attributes:
       workloads: The names of the workloads that the peers train.
       peers: The names of the peers.
-      rounds: How many rounds there are where peers train; a third of it where a turn is long.
+      rounds: How many rounds there are where peers train; a third of it where a turn is long, and two turns
+        for each where one is held against the one before.
       seconds: About how long the best loop written by hand trains in a turn.
       processes: How many processes each peer that trains a workload has, one after the other: each has its share of the
         rounds, since two processes of one program may differ for as long as they live.

@@ -30,7 +30,10 @@ def _measure(settings: Settings) -> Found:
 
 
 def _seconds_of_an_import() -> float:
-    """Returns how long a new process takes to import trainloop; a fork would first have to copy what it shares."""
+    """Returns how long a process that has TensorFlow and tf-keras takes to import trainloop.
+
+    The process is a new one, as its user's is; a fork would have to copy memory that it shares.
+    """
     with contextlib.closing(Process(Task(_IMPORT, WORKLOADS["mlp"], 1))) as process:
         return process.turn()
 

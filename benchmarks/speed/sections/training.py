@@ -32,9 +32,9 @@ def _measure(name: str, settings: Settings) -> Found:
     steps = settings.turn(workload.steps)
     chosen = [BASELINE, *(peer for peer in settings.peers if peer not in (BASELINE, CONTROL)), CONTROL]
     seconds: dict[str, list[float]] = {peer: [] for peer in chosen}
-    for number, share in enumerate(settings.shares):
+    for share in settings.shares:
         with started({peer: Task(TRAINING[peer], workload, steps) for peer in chosen}) as processes:
-            for peer, each in rounds.play(processes, share, seed=number).items():
+            for peer, each in rounds.play(processes, share).items():
                 seconds[peer] += each
     return {"steps": steps, "seconds": seconds, "processes": len(settings.shares)}
 
