@@ -1,9 +1,12 @@
 """`ProgressBar`: a bar in a terminal, lines anywhere else, and output that stays clean beside it."""
 
+import contextlib
 import io
 import logging
+import os
 import re
 import sys
+import termios
 
 import pytest
 import tqdm
@@ -65,6 +68,15 @@ def open_log_file(monkeypatch):
         return stream
 
     return open_it
+
+
+def read_to_the_end(terminal: int) -> str:
+    """Returns all that was written to a terminal whose other end is closed, which Linux says by an error."""
+    found = b""
+    with open(terminal, "rb", buffering=0) as screen, contextlib.suppress(OSError):
+        while more := screen.read(4096):
+            found += more
+    return found.decode()
 
 
 class At(Callback):
@@ -169,6 +181,22 @@ def test_a_narrow_terminal_has_a_bar_and_the_first_metrics(fake_trainer, open_te
     assert re.findall(r"loss|accuracy|recall", found) == shown
     assert len(re.search(r"\|(.*)\|", found)[1]) >= (10 if shown else 1)
     assert line == "step 250/500  epoch 2/5  loss 0.226  accuracy 0.8972  recall 0.5  eval/loss 0.5"
+
+
+@pytest.mark.parametrize(("columns", "shown"), [(0, "step 250/500  loss 0.226\n"), (80, " 50%|")])
+def test_lines_in_a_terminal_without_columns(fake_trainer, monkeypatch, columns, shown):
+    """As one that nobody has given a size."""
+    ours, its = os.openpty()
+    termios.tcsetwinsize(its, (24 if columns else 0, columns))
+    with open(its, "w") as stream, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", stream)
+        bar, trainer = ProgressBar(), fake_trainer(total_steps=500, step=250)
+        bar.on_fit_begin(trainer)
+        bar.on_report(trainer, {"loss": 0.226})
+        bar.on_fit_end(trainer)
+    found = read_to_the_end(ours).replace("\r\n", "\n")
+    assert shown in found
+    assert ("|" in found) is (columns > 0)
 
 
 def test_the_rate_is_that_of_the_steps_after_the_first_chunk(fake_trainer, open_terminal, monkeypatch):

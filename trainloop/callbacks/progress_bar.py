@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import math
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TextIO
@@ -50,7 +51,7 @@ class ProgressBar(Callback):
 
     In a terminal that is a bar, with as many of the training metrics as there is room for; each evaluation leaves a
     line above it, and what the program prints or logs meanwhile appears there too. Anywhere else (a log file, a
-    notebook) it is one line a report and one an evaluation.
+    notebook, a terminal that says it has no columns) it is one line a report and one an evaluation.
 
     Example:
       >>> from trainloop import ProgressBar
@@ -69,7 +70,7 @@ class ProgressBar(Callback):
 
     def on_fit_begin(self, trainer: Trainer) -> None:
         self._newest, self._reported_at, self._is_timed = {}, None, False
-        if not sys.stderr.isatty():
+        if not (sys.stderr.isatty() and _has_columns(sys.stderr)):
             self._lines = sys.stderr
             return
         bar = _Bar(
@@ -138,6 +139,14 @@ class ProgressBar(Callback):
             parts = [_position(trainer), *_spelled(metrics), *_speed(trainer, metrics)]
             stream.write("  ".join(part for part in parts if part) + "\n")
             stream.flush()
+
+
+def _has_columns(terminal: TextIO) -> bool:
+    """Returns whether a bar can be seen: a terminal that nobody has given a size, as in a container, has none."""
+    try:
+        return os.get_terminal_size(terminal.fileno()).columns > 0
+    except (AttributeError, OSError, ValueError):  # it cannot tell
+        return True
 
 
 def _position(trainer: Trainer) -> str:
