@@ -47,6 +47,8 @@ LAYERS = [
     "step_context",
     "gradient_sums",
     "steps",
+    "summing_loop",
+    "gathering_loop",
     "step_contracts",
     "batch_norm",
     "moments",

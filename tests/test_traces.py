@@ -11,7 +11,7 @@ import tf_keras
 from tf_keras import layers, metrics, optimizers
 
 from tests.thorough import sampled
-from trainloop import Callback, Every, Phase, StepResult, Trainer, data, steps
+from trainloop import Callback, Every, Phase, StepResult, Trainer, data, gathering_loop, steps, summing_loop
 
 ROWS = 19  # in batches of 8: the last one of an epoch has 3 rows
 RANDOM = np.random.default_rng(0)
@@ -100,9 +100,9 @@ def compiled(monkeypatch) -> collections.Counter:
 
         monkeypatch.setattr(kind, name, traced)
 
-    counted(steps._Loop, "_whole_step")
-    counted(steps.SummingLoop, "_many")
-    counted(steps.GatheringLoop, "_many")
+    counted(steps.InnerLoop, "_whole_step")
+    counted(summing_loop.SummingLoop, "_many")
+    counted(gathering_loop.GatheringLoop, "_many")
     return counts
 
 

@@ -16,7 +16,7 @@ from trainloop import keras_hooks, step_context
 from trainloop.aside import run_aside
 from trainloop.keras_hooks import Layer
 from trainloop.layer_paths import own_name
-from trainloop.steps import SummingLoop
+from trainloop.summing_loop import SummingLoop
 
 
 class StatisticsLoop(SummingLoop):

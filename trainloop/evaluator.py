@@ -16,6 +16,7 @@ from trainloop import arguments, batch_norm, data, guard, keras_hooks, monte_car
 from trainloop.agenda import Pace
 from trainloop.batch_norm import StatisticsLoop
 from trainloop.callback import Callback
+from trainloop.gathering_loop import GatheringLoop
 from trainloop.interrupts import Interrupted, Interrupts
 from trainloop.monte_carlo import Sampling
 from trainloop.phase import Phase
@@ -23,7 +24,7 @@ from trainloop.signatures import strict
 from trainloop.state import State, new_window, reset_window
 from trainloop.step_contracts import StepContracts
 from trainloop.step_methods import StepMethods
-from trainloop.steps import GatheringLoop, SummingLoop
+from trainloop.summing_loop import SummingLoop
 from trainloop.user_code import noted
 from trainloop.variables import unpacked
 from trainloop.workdir import Workdir

@@ -13,7 +13,7 @@ from trainloop.agenda import Pace
 from trainloop.between_chunks import BetweenChunks
 from trainloop.callbacks import Checkpointing, NonFiniteLossError, StopOnNaN
 from trainloop.phase import Phase
-from trainloop.steps import Ran, SummingLoop
+from trainloop.summing_loop import Ran, SummingLoop
 
 if TYPE_CHECKING:
     from trainloop.trainer import Trainer

@@ -14,7 +14,7 @@ from trainloop.checkpoint import Checkpoints
 from trainloop.evaluator import Data
 from trainloop.origins import warn_user
 from trainloop.resumable import Resumable
-from trainloop.steps import Ran
+from trainloop.summing_loop import Ran
 
 
 class Positioned(Resumable):

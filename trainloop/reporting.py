@@ -10,7 +10,7 @@ import tf_keras
 
 from trainloop.losses import Metrics
 from trainloop.state import reset_window
-from trainloop.steps import Ran, SummingLoop
+from trainloop.summing_loop import Ran, SummingLoop
 
 
 class ReportWindow:

@@ -19,11 +19,12 @@ from trainloop.callbacks import WeightAveraging
 from trainloop.checkpoint import Checkpoints
 from trainloop.default_callbacks import with_defaults
 from trainloop.evaluator import Evaluator, Pass
+from trainloop.gathering_loop import GatheringLoop
 from trainloop.layer_paths import layer_paths
 from trainloop.origins import warn_user
 from trainloop.restored import Restored
 from trainloop.state import HostState, State, replicas_of
-from trainloop.steps import GatheringLoop, SummingLoop
+from trainloop.summing_loop import SummingLoop
 from trainloop.transfer import was_loaded
 from trainloop.variables import paths_in
 from trainloop.workdir import Workdir

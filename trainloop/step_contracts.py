@@ -12,10 +12,11 @@ from absl import logging
 from trainloop import keras_hooks
 from trainloop.contract_report import ContractReport
 from trainloop.effects import read_effects
+from trainloop.gathering_loop import GatheringLoop
 from trainloop.origins import warn_user
 from trainloop.phase import Phase
 from trainloop.state import State
-from trainloop.steps import GatheringLoop, SummingLoop
+from trainloop.summing_loop import SummingLoop
 from trainloop.tracing import Trace, merged
 from trainloop.variables import Variables, handles, held_by, variables_held_by
 from trainloop.verdicts import Surroundings, judge

@@ -26,7 +26,7 @@ from trainloop.phase import Phase, check_phase
 from trainloop.reporting import ReportWindow
 from trainloop.results import History
 from trainloop.signatures import names_checked, strict
-from trainloop.steps import Ran, SummingLoop
+from trainloop.summing_loop import Ran, SummingLoop
 from trainloop.triggers import AtEnd, Every, Moment, Trigger, counts_epochs
 from trainloop.user_code import noted
 from trainloop.violations import PhaseError
