@@ -13,7 +13,7 @@ from benchmarks.speed import document, plot, rounds
 from benchmarks.speed.contents import SECTIONS, chosen
 from benchmarks.speed.peers import BASELINE, CONTROL, Kind, Task, importing, with_trainloop
 from benchmarks.speed.processes import Process
-from benchmarks.speed.sections import Goal, Section, Settings, saving
+from benchmarks.speed.sections import Goal, Section, Settings, outside, saving
 from benchmarks.speed.turns import GO, FirstTurn, Turns
 from benchmarks.speed.workloads import WORKLOADS, deep
 
@@ -208,6 +208,24 @@ def test_a_save_begins_every_second_turn_and_its_pair_is_the_turn_before():
     with pytest.raises(SystemExit):
         with_trainloop.fit(TINY, 2, Turns(channel), arrays=True, saves=0)
     assert ["blocked" in answer for answer in channel.sent] == [False] * 3
+
+
+def test_a_turn_tells_how_much_of_it_the_loop_has_run():
+    channel = FakeChannel(turns=5)
+    with pytest.raises(SystemExit):
+        with_trainloop.fit(TINY, 2, Turns(channel), everything=False)
+    found = outside.shares(channel.sent)
+    assert len(found) == 5
+    assert all(0 < share < 1 for share in found), found
+
+
+def test_the_part_outside_of_the_loop_has_a_goal():
+    turns = [{"seconds": 2.0, "in_loop": in_loop} for in_loop in (1.9, 1.97, 1.98)]
+    found = {"cnn": {"trainloop": outside.shares(turns), "trainloop_bare": [0.002, 0.003, 0.004]}}
+    [goal] = SECTIONS["outside"].goals(found)
+    assert (goal.what, goal.measured, goal.met) == ("cnn: trainloop, outside of its loop", "1.50%", False)
+    told = SECTIONS["outside"].describe(found)
+    assert "| small CNN, 28x28, batch 64 | 1.50% (1.25 to 3.25) | 0.30% (0.25 to 0.35) |" in told
 
 
 def test_the_import_is_a_turn():

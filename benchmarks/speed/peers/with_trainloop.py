@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,14 +19,24 @@ _MANY = 10**9  # steps
 
 
 class Turn(Callback):
-    """Waits for the driver after each turn; a save in flight is waited for, since it would compute in others' turns."""
+    """Waits for the driver after each turn; a save in flight is waited for, since it would compute in others' turns.
+
+    It notes for how long the loop has run, where the turn has its reports to itself.
+    """
 
     def __init__(self, steps: int, turns: Turns):
         self.trigger = Every(steps=steps)
         self._turns = turns
+        self._reported = 0
 
     def on_fit_begin(self, trainer: Trainer) -> None:
         self._turns.next()
+
+    def on_report(self, trainer: Trainer, metrics: Mapping[str, Any]) -> None:
+        if "steps_per_second" in metrics:
+            in_loop = (trainer.step - self._reported) / metrics["steps_per_second"]
+            self._turns.notes["in_loop"] = self._turns.notes.get("in_loop", 0.0) + in_loop
+            self._reported = trainer.step
 
     def on_trigger(self, trainer: Trainer) -> None:
         if trainer.checkpoints is not None:

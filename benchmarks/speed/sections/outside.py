@@ -1,0 +1,58 @@
+"""What trainloop does between two calls of its loop, with everything on and with everything off.
+
+A share of the same turn, so it says more than a ratio of two turns where these differ by more than what is looked for.
+What threads beside the loop compute (the writer of checkpoints) is not in it: "Checkpoints" has that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.speed import rounds
+from benchmarks.speed.peers import TRAINING, Task
+from benchmarks.speed.processes import started
+from benchmarks.speed.sections import Found, Goal, Section, Settings, at_most, table
+from benchmarks.speed.workloads import WORKLOADS
+
+_ON, _OFF = "trainloop", "trainloop_bare"
+
+
+def _measure(settings: Settings) -> Found:
+    found: Found = {}
+    for name in settings.workloads:
+        workload = WORKLOADS[name]
+        steps = settings.turn(workload.steps)
+        with started({peer: Task(TRAINING[peer], workload, steps) for peer in (_ON, _OFF)}) as processes:
+            rounds.play(processes, settings.rounds)
+            found[name] = {peer: shares(process.answers[1:]) for peer, process in processes.items()}
+    return found
+
+
+def shares(turns: Sequence[dict[str, Any]]) -> list[float]:
+    """Returns the part of each turn in which the loop did not run."""
+    return [1 - turn["in_loop"] / turn["seconds"] for turn in turns]
+
+
+def _describe(found: Found) -> str:
+    rows = [
+        [WORKLOADS[name].title, *(_percent(rounds.quartiles(of_peer[peer])) for peer in (_ON, _OFF))]
+        for name, of_peer in found.items()
+    ]
+    text = "The part of a turn, which is an epoch and has a report, in which trainloop's loop does not run."
+    return f"{text}\n\n{table(['workload', 'everything on', 'everything off'], rows)}"
+
+
+def _percent(quartiles: tuple[float, float, float]) -> str:
+    low, median, high = (each * 100 for each in quartiles)
+    return f"{median:.2f}% ({low:.2f} to {high:.2f})"
+
+
+def _goals(found: Found) -> list[Goal]:
+    return [
+        at_most(f"{name}: trainloop, outside of its loop", rounds.quartiles(of_peer[_ON])[1] * 100, 1.0, "%")
+        for name, of_peer in found.items()
+    ]
+
+
+SECTION = Section("Outside of the loop", _measure, _describe, _goals)
