@@ -35,7 +35,7 @@ class GatheringLoop(InnerLoop):
 
         Args:
           iterator: The batches.
-          steps: How many steps to run at most.
+          steps: How many steps to run at most; a positive number.
           first: How many batches of the pass came before these.
 
         Returns:
@@ -81,7 +81,7 @@ class GatheringLoop(InnerLoop):
         done, arrays, _ = tf.while_loop(
             lambda done, arrays, batch: batch.has_value(),
             body,
-            (tf.constant(0, tf.int32), start, self._following(iterator, steps > 0)),
+            (tf.constant(0, tf.int32), start, self._first(iterator)),
         )
         joined = [
             tf.cond(done > 0, array.concat, lambda spec=spec: tf.zeros([0, *spec.shape[1:]], spec.dtype))

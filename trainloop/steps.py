@@ -126,6 +126,12 @@ class InnerLoop:
     def _run_loop(self, iterator: Any, steps: int, first: int) -> Any:
         return self._loop(iterator, tf.constant(steps, tf.int32), tf.constant(first, tf.int64))
 
+    def _first(self, iterator: Any) -> Any:
+        """Takes the batch of a loop's first step, if there is one."""
+        with tf.device(_HOST):
+            first = iterator.get_next_as_optional()
+        return self._on_accelerator(first) if self._accelerator else first
+
     def _following(self, iterator: Any, wanted: tf.Tensor) -> Any:
         """Takes the next batch, if one is wanted and there is one; nothing but the next step depends on it."""
         nothing = functools.partial(tf.experimental.Optional.empty, iterator.element_spec)

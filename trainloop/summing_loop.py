@@ -82,7 +82,7 @@ class SummingLoop(InnerLoop):
 
         Args:
           iterator: The batches.
-          steps: How many steps to run at most.
+          steps: How many steps to run at most; a positive number.
           first: How many batches of the pass came before these; TRAIN counts the run's steps instead.
         """
         with own_exceptions():
@@ -169,7 +169,7 @@ class SummingLoop(InnerLoop):
             there_is_one = so_far["batch"].has_value()
             return so_far["finite"] & there_is_one if self._stop_on_nonfinite else there_is_one
 
-        start = {"done": tf.constant(0, tf.int32), "batch": self._following(iterator, steps > 0)}
+        start = {"done": tf.constant(0, tf.int32), "batch": self._first(iterator)}
         if self._stop_on_nonfinite:
             start["finite"] = tf.constant(True)
         [end] = tf.while_loop(goes_on, body, [start])
