@@ -171,7 +171,7 @@ def test_a_late_step_is_held_against_an_early_one_through_the_run_that_slept():
     """A machine that has become twice as slow has made no step grow."""
     early, late = {"it": [1.1, 1.1], "sleeper": [1.0, 1.0]}, {"it": [2.42, 2.42], "sleeper": [2.0, 2.0]}
     found = {"mebibytes": [1.0, 2.0, 3.0, 25.0], "early": early, "late": late}
-    assert [goal.measured for goal in SECTIONS["steps"].goals(found)] == ["1.10", "23.00 MiB"]
+    assert [goal.measured for goal in SECTIONS["steps"].goals(found)] == ["10.00%", "23.00 MiB"]
 
 
 def test_what_a_save_costs_is_the_difference_to_the_turn_before_in_the_same_process():
@@ -214,14 +214,23 @@ def test_a_turn_tells_how_much_of_it_the_loop_has_run():
     channel = FakeChannel(turns=5)
     with pytest.raises(SystemExit):
         with_trainloop.fit(TINY, 2, Turns(channel), everything=False)
-    found = outside.shares(channel.sent)
+    found = outside.outside(channel.sent)
     assert len(found) == 5
     assert all(0 < share < 1 for share in found), found
 
 
+def test_the_loop_has_run_for_as_long_as_all_reports_of_a_turn_say():
+    turns = Turns(FakeChannel(turns=1))
+    turn = with_trainloop.Turn(10, turns)
+    turn.on_report(types.SimpleNamespace(step=4), {"steps_per_second": 8.0})
+    turn.on_report(types.SimpleNamespace(step=4), {"eval/loss": 0.5})
+    turn.on_report(types.SimpleNamespace(step=10), {"steps_per_second": 3.0})
+    assert turns.notes == {"in_loop": 2.5}
+
+
 def test_what_everything_on_adds_outside_of_the_loop_has_a_goal():
     turns = [{"seconds": 2.0, "in_loop": in_loop} for in_loop in (1.9, 1.97, 1.98)]
-    found = {"cnn": {"trainloop": outside.shares(turns), "trainloop_bare": [0.002, 0.003, 0.004]}}
+    found = {"cnn": {"trainloop": outside.outside(turns), "trainloop_bare": [0.002, 0.003, 0.004]}}
     [goal] = SECTIONS["outside"].goals(found)
     assert goal.what == "cnn: what everything on adds outside of the loop"
     assert (goal.measured, goal.met) == ("1.20% of the time", False)

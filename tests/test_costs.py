@@ -55,6 +55,10 @@ def test_a_step_in_the_loop_is_little_more_than_the_step() -> None:
     carried = [each for each in loop.inputs if each.dtype is not tf.resource and each.dtype is not tf.variant]
     # TensorFlow's counter and its bound, the steps that are done and those that are to be done.
     assert len(carried) == 4
+    asked = [op.type for op in graph.get_operations() if op.type in ("If", "StatelessIf", "IteratorGetNextAsOptional")]
+    assert asked == ["IteratorGetNextAsOptional"], (
+        "the first batch is taken without a condition, which takes time to trace"
+    )
     # On a GPU, too, TensorFlow keeps such numbers in the memory of the host, where the loop is led.
     assert {each.dtype for each in carried} == {tf.int32}
     ops = collections.Counter(node.op for node in nodes_of_the_body(graph))

@@ -230,6 +230,16 @@ def test_a_signal_during_a_replay_leaves_the_run_at_the_checkpoint(
     assert log(tmp_path) == log(unbroken[1])
 
 
+def test_steps_made_again_from_the_end_of_an_epoch_begin_the_next(tmp_path: pathlib.Path) -> None:
+    """A loss that is not finite ends `fit` before the epoch that its batch is the last of is counted."""
+    trainer = make(tmp_path, callbacks=[StopOnNaN(), Checkpointing(Every(steps=100))])
+    with pytest.raises(NonFiniteLossError):
+        trainer.fit(addressed(EPOCH), steps=TOTAL)
+    assert (trainer.step, trainer.epoch) == (EPOCH, 0)
+    trainer.replay(EPOCH + 2)
+    assert (trainer.step, trainer.epoch, trainer.state.epoch_step) == (EPOCH + 2, 1, 2)
+
+
 def generator() -> tf.data.Dataset:
     def batches() -> Iterator[Any]:
         yield from ()

@@ -81,7 +81,7 @@ class GatheringLoop(InnerLoop):
         done, arrays, _ = tf.while_loop(
             lambda done, arrays, batch: batch.has_value(),
             body,
-            (tf.constant(0, tf.int32), start, self._first(iterator)),
+            (tf.constant(0, tf.int32), start, self._first_batch(iterator)),
         )
         joined = [
             tf.cond(done > 0, array.concat, lambda spec=spec: tf.zeros([0, *spec.shape[1:]], spec.dtype))

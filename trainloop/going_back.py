@@ -105,6 +105,8 @@ class GoingBack(BetweenChunks):
         """Runs up to `steps` steps, and at most to the end of the epoch; or leaves out the one that comes next."""
         left = stream.steps_left(self.state.epoch_step)
         steps = steps if left is None else min(steps, left)
+        if steps == 0:  # an epoch that is over, and was not counted because an error came first
+            return Ran(0, finite=True, out_of_data=False)
         stop = self._stop_on_nan()
         ahead = min(
             (step - self.step for step in ([] if stop is None else stop.left_out) if step > self.step), default=None

@@ -124,13 +124,14 @@ class InnerLoop:
         return True
 
     def _run_loop(self, iterator: Any, steps: int, first: int) -> Any:
+        assert steps > 0, steps
         return self._loop(iterator, tf.constant(steps, tf.int32), tf.constant(first, tf.int64))
 
-    def _first(self, iterator: Any) -> Any:
-        """Takes the batch of a loop's first step, if there is one."""
+    def _first_batch(self, iterator: Any) -> Any:
+        """Takes the batch of the first step, if there is one; unasked: a loop runs one at least, and `If` is traced."""
         with tf.device(_HOST):
-            first = iterator.get_next_as_optional()
-        return self._on_accelerator(first) if self._accelerator else first
+            taken = iterator.get_next_as_optional()
+        return self._on_accelerator(taken) if self._accelerator else taken
 
     def _following(self, iterator: Any, wanted: tf.Tensor) -> Any:
         """Takes the next batch, if one is wanted and there is one; nothing but the next step depends on it."""

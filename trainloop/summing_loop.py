@@ -39,17 +39,17 @@ class Ran:
 class SummingLoop(InnerLoop):
     """The inner loop of TRAIN and EVAL: steps whose scalars are summed, weighed, over a window.
 
-    Each step of TRAIN counts the run's step up.
-
     Args:
       method: `(batch, phase) -> StepResult | dict`.
       phase: The phase of every step.
       strategy: The default strategy, or a MirroredStrategy.
       metrics: Updated with each step's outputs.
+      counter: The run's step; counted up by each step of TRAIN.
+      epoch: The run's epoch.
       window: Where the sums go.
       stop_on_nonfinite: Whether a call ends at the first step whose loss is not finite.
       after_step: Ops to run after each step (weight averaging); called in cross-replica context.
-      **shared: What every `InnerLoop` takes.
+      **shared: What else an `InnerLoop` takes.
     """
 
     def __init__(
@@ -59,12 +59,14 @@ class SummingLoop(InnerLoop):
         strategy: tf.distribute.Strategy,
         *,
         metrics: Metrics,
+        counter: tf.Variable,
+        epoch: tf.Variable,
         window: tf.Variable,
         stop_on_nonfinite: bool = False,
         after_step: Callable[[], None] | None = None,
         **shared: Any,
     ):
-        super().__init__(method, phase, strategy, **shared)
+        super().__init__(method, phase, strategy, counter=counter, epoch=epoch, **shared)
         self._metrics = metrics
         self.window = window
         self._stop_on_nonfinite = stop_on_nonfinite
@@ -169,7 +171,7 @@ class SummingLoop(InnerLoop):
             there_is_one = so_far["batch"].has_value()
             return so_far["finite"] & there_is_one if self._stop_on_nonfinite else there_is_one
 
-        start = {"done": tf.constant(0, tf.int32), "batch": self._first(iterator)}
+        start = {"done": tf.constant(0, tf.int32), "batch": self._first_batch(iterator)}
         if self._stop_on_nonfinite:
             start["finite"] = tf.constant(True)
         [end] = tf.while_loop(goes_on, body, [start])

@@ -1,7 +1,8 @@
 """What trainloop does between two calls of its loop, with everything on and with everything off.
 
-A share of the same turn, so it says more than a ratio of two turns where these differ by more than what is looked for.
-What threads beside the loop compute (the writer of checkpoints) is not in it: "Checkpoints" has that.
+A share of a turn, known better than a ratio of two turns where these differ by more than what is looked for. Of what
+everything on costs that is the part of callbacks and reports: the test for NaN is in the loop, and "Checkpoints" has
+the saves, none of which falls into these turns.
 """
 
 from __future__ import annotations
@@ -23,13 +24,16 @@ def _measure(settings: Settings) -> Found:
     for name in settings.workloads:
         workload = WORKLOADS[name]
         steps = settings.turn(workload.steps)
-        with started({peer: Task(TRAINING[peer], workload, steps) for peer in (_ON, _OFF)}) as processes:
-            rounds.play(processes, settings.rounds)
-            found[name] = {peer: shares(process.answers[1:]) for peer, process in processes.items()}
+        found[name] = {peer: [] for peer in (_ON, _OFF)}
+        for share in settings.shares:
+            with started({peer: Task(TRAINING[peer], workload, steps) for peer in (_ON, _OFF)}) as processes:
+                rounds.play(processes, share)
+                for peer, process in processes.items():
+                    found[name][peer] += outside(process.answers[1:])
     return found
 
 
-def shares(turns: Sequence[dict[str, Any]]) -> list[float]:
+def outside(turns: Sequence[dict[str, Any]]) -> list[float]:
     """Returns the part of each turn in which the loop did not run."""
     return [1 - turn["in_loop"] / turn["seconds"] for turn in turns]
 
@@ -39,7 +43,10 @@ def _describe(found: Found) -> str:
         [WORKLOADS[name].title, *(_percent(rounds.quartiles(of_peer[peer])) for peer in (_ON, _OFF))]
         for name, of_peer in found.items()
     ]
-    text = "The part of a turn, which is an epoch and has a report, in which trainloop's loop does not run."
+    text = (
+        "The part of a turn, which is an epoch and has a report, in which trainloop's loop does not run: its callbacks "
+        "do, and what leads from one chunk to the next. No save falls into these turns."
+    )
     return f"{text}\n\n{table(['workload', 'everything on', 'everything off'], rows)}"
 
 
