@@ -129,16 +129,18 @@ class InnerLoop:
 
     def _first_batch(self, iterator: Any) -> Any:
         """Takes the batch of the first step, if there is one; unasked: a loop runs one at least, and `If` is traced."""
-        with tf.device(_HOST):
-            taken = iterator.get_next_as_optional()
-        return self._on_accelerator(taken) if self._accelerator else taken
+        return self._ahead(iterator.get_next_as_optional)
 
     def _following(self, iterator: Any, wanted: tf.Tensor) -> Any:
         """Takes the next batch, if one is wanted and there is one; nothing but the next step depends on it."""
         nothing = functools.partial(tf.experimental.Optional.empty, iterator.element_spec)
+        return self._ahead(lambda: tf.cond(wanted, iterator.get_next_as_optional, nothing))
+
+    def _ahead(self, take: Callable[[], Any]) -> Any:
+        """Takes a batch, and has it copied to the device that computes, before its step runs."""
         with tf.device(_HOST):
-            following = tf.cond(wanted, iterator.get_next_as_optional, nothing)
-        return self._on_accelerator(following) if self._accelerator else following
+            taken = take()
+        return self._on_accelerator(taken) if self._accelerator else taken
 
     def _batch(self, following: Any) -> Any:
         """Returns the batch that was taken, where its step computes: on the device of the value that it is got from."""

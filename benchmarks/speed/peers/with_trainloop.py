@@ -21,7 +21,7 @@ _MANY = 10**9  # steps
 class Turn(Callback):
     """Waits for the driver after each turn; a save in flight is waited for, since it would compute in others' turns.
 
-    It notes for how long the loop has run, where the turn has its reports to itself.
+    It notes for how long the loop has run in a turn, which is exact where the turn ends with a report.
     """
 
     def __init__(self, steps: int, turns: Turns):

@@ -14,7 +14,7 @@ from benchmarks.speed.sections import Found, Goal, Section, Settings, at_most, t
 from benchmarks.speed.sections.training import step
 from benchmarks.speed.workloads import WORKLOADS, deep
 
-_COMPARISONS = 30  # for each round of other sections: its turns are short
+_COMPARISONS = 60  # for each round of other sections: its turns are short, and differ by several percent
 _STEPS = (10**3, 10**4, 10**5, 10**6)
 _DEPTHS = (10, 30, 100, 300)
 _ROWS = (10**3, 10**4, 10**5, 10**6)
