@@ -187,6 +187,14 @@ def test_one_trace_serves_another_dataset_of_the_same_kind():
     assert trainer.calls == {Phase.TRAIN: 1}
 
 
+def test_who_takes_the_batches_does_not_trace_the_step_again(compiled):
+    rows = tf.data.Dataset.from_tensor_slices((X, Y)).batch(8)
+    trainer = Trainer(built(), adam(), loss="mse", default_callbacks=False, seed=0)
+    for source in (rows, rows.map(lambda x, y: (x, y)), rows):
+        trainer.evaluate(source)
+    assert compiled == {(Phase.EVAL, "_whole_step"): 1, (Phase.EVAL, "_many"): 2}
+
+
 def test_python_runs_each_step_where_run_eagerly_asks_for_it():
     trainer = Counting(built(), adam(), run_eagerly=True)
     trainer.fit(PAIRS, steps=5)

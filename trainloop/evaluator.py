@@ -44,12 +44,14 @@ class Pass(NamedTuple):
       count: How many batches there are; None where only the end will tell.
       loop: The compiled loop.
       argument: What the data are called in messages.
+      inline: Whether the loop takes the batches inline.
     """
 
     batches: tf.data.Dataset
     count: int | None
     loop: Any
     argument: str
+    inline: bool
 
     def left(self, taken: int, at_most: int) -> int:
         """Returns how many batches may be asked for after `taken` of them."""
@@ -266,8 +268,9 @@ class Evaluator(StepMethods):
         """Returns one pass over some data, with its loop compiled: that is done before the phase is entered."""
         self._layers = None  # the user may have changed the model since
         batches, count = data.one_pass(source, steps, argument, self.seed if phase.policy.augmentation else None)
-        loop = self._loop(phase, batches, argument, sampling=sampling, gathers=gathers)
-        return Pass(batches, count, loop, argument)
+        inline = data.can_be_taken_inline(batches)
+        loop = self._loop(phase, batches, argument, inline=inline, sampling=sampling, gathers=gathers)
+        return Pass(batches, count, loop, argument, inline)
 
     def _evaluate_set(self, source: Pass, steps: int | None) -> dict[str, Any]:
         with self.metrics.borrowed():
@@ -283,7 +286,7 @@ class Evaluator(StepMethods):
             while not out_of_data and source.left(taken, pace.steps) > 0:
                 self._leave_on_a_signal()
                 start = self.clock()
-                ran = loop.run(iterator, source.left(taken, pace.steps), taken)
+                ran = loop.run(iterator, source.left(taken, pace.steps), taken, inline=source.inline)
                 pace.observe(ran.steps, self.clock() - start)
                 taken, out_of_data = taken + ran.steps, ran.out_of_data
         data.check_taken(taken, steps, source.argument)
@@ -302,7 +305,7 @@ class Evaluator(StepMethods):
             while source.left(taken, pace.steps) > 0:
                 self._leave_on_a_signal()
                 start = self.clock()
-                done, outputs = loop.run(iterator, source.left(taken, pace.steps), taken)
+                done, outputs = loop.run(iterator, source.left(taken, pace.steps), taken, inline=source.inline)
                 pace.observe(done, self.clock() - start)
                 if done == 0:
                     break
@@ -346,6 +349,7 @@ class Evaluator(StepMethods):
         batches: Any,
         argument: str,
         *,
+        inline: bool = False,
         sampling: Sampling | None = None,
         gathers: bool = False,
         **options: Any,
@@ -373,7 +377,7 @@ class Evaluator(StepMethods):
             }
             loop = self._make_loop(phase, sampling, gathers, shared | options)
             with noted(f"while tracing a step for the batches of {argument}=: {batches.element_spec}"):
-                loop.prepare(batches)
+                loop.prepare(batches, inline=inline)
             self._after_trace(loop)
             metrics = self._metrics_within_reach()
             self._contracts.judge(loop, self.model, metrics, self.state, self.workdir)

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from trainloop import batches
 from trainloop.results import StepResult
-from trainloop.steps import InnerLoop
+from trainloop.steps import InnerLoop, Take
 from trainloop.user_code import own_exceptions
 
 
@@ -30,25 +30,26 @@ class GatheringLoop(InnerLoop):
             for leaf in leaves
         )
 
-    def run(self, iterator: Any, steps: int, first: int = 0) -> tuple[int, Any]:
+    def run(self, iterator: Any, steps: int, first: int = 0, *, inline: bool = False) -> tuple[int, Any]:
         """Runs up to `steps` steps (one where their outputs cannot be joined).
 
         Args:
           iterator: The batches.
           steps: How many steps to run at most; a positive number.
           first: How many batches of the pass came before these.
+          inline: Whether the batches can be taken inline; then there have to be as many as `steps`.
 
         Returns:
           How many were run, and the nest of their outputs; None where none was.
         """
         with own_exceptions():
-            self.prepare(iterator)
+            self.prepare(iterator, inline=inline)
             if not self.can_join:
                 following = iterator.get_next_as_optional()
                 if not following.has_value():
                     return 0, None
                 return 1, self._run_step(following.get_value(), tf.constant(first, tf.int64))
-            done, outputs = self._run_loop(iterator, steps, first)
+            done, outputs = self._run_loop(iterator, steps, first, inline)
         return int(done), outputs if done > 0 else None
 
     def _finish(self, returned: Any, part: Any, rows: tf.Tensor) -> Any:
@@ -65,7 +66,7 @@ class GatheringLoop(InnerLoop):
             return outcomes[0][0]
         return batches.join([outputs for outputs, _ in outcomes], [rows for _, rows in outcomes])
 
-    def _many(self, iterator: Any, steps: tf.Tensor, first: tf.Tensor) -> Any:
+    def _many(self, take: Take, iterator: Any, steps: tf.Tensor, first: tf.Tensor) -> Any:
         specs = tf.nest.flatten(self._step.structured_outputs)
         start = [
             tf.TensorArray(spec.dtype, 0, dynamic_size=True, infer_shape=False, element_shape=[None, *spec.shape[1:]])
@@ -76,12 +77,12 @@ class GatheringLoop(InnerLoop):
             outputs = tf.nest.flatten(self._run_step(self._batch(batch), first + tf.cast(done, tf.int64)))
             written = [array.write(done, value) for array, value in zip(arrays, outputs, strict=True)]
             done = done + 1
-            return done, written, self._following(iterator, done < steps)
+            return done, written, self._ahead(take, iterator, wanted=done < steps)
 
         done, arrays, _ = tf.while_loop(
             lambda done, arrays, batch: batch.has_value(),
             body,
-            (tf.constant(0, tf.int32), start, self._first_batch(iterator)),
+            (tf.constant(0, tf.int32), start, self._ahead(take, iterator)),
         )
         joined = [
             tf.cond(done > 0, array.concat, lambda spec=spec: tf.zeros([0, *spec.shape[1:]], spec.dtype))

@@ -116,7 +116,7 @@ class GoingBack(BetweenChunks):
             before = self.state.counts
             self.state.forget_counts()  # whatever leaves here, how far the loop has come its counter knows
             self._is_torn = not self.run_eagerly  # where everything is done in the order of the code
-            ran = loop.run(stream.iterator, steps)
+            ran = loop.run(stream.iterator, steps, inline=stream.taken_inline)
             self._is_torn = False
             self.state.note_steps(before, ran.steps)
             return ran
@@ -166,6 +166,7 @@ class GoingBack(BetweenChunks):
             Phase.TRAIN,
             stream.iterator,
             "fit: train_data",
+            inline=stream.taken_inline,
             stop_on_nonfinite=self._stop_on_nan() is not None,
             after_step=None if averaging is None else averaging.update,
         )

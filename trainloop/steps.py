@@ -10,6 +10,9 @@ for data only where these are slower. No more is taken than is run, so the itera
 Python looks; unless a loss that is not finite, or an error, has ended the call before its time. How many steps are done
 is int32, which TensorFlow keeps in the memory of the host on a GPU too.
 
+A batch is taken by a thread that the iterator wakes, or inline, by the one that runs the loop's ops, where the data are
+such that to wake another takes longer.
+
 What is drawn in a step depends on the place of its batch: in TRAIN the run's step, elsewhere how many batches of the
 pass came before it.
 
@@ -33,6 +36,7 @@ from trainloop.user_code import call_user, own_exceptions
 
 _int64, _int32 = tf.TensorSpec([], tf.int64), tf.TensorSpec([], tf.int32)
 _HOST = "CPU:0"
+Take = Callable[[Any], Any]  # from an iterator to its next batch, as an optional
 
 
 class InnerLoop:
@@ -77,7 +81,7 @@ class InnerLoop:
         self._jit_compile = jit_compile
         self._run_eagerly = run_eagerly
         self._step: Any = None
-        self._loop: Any = None
+        self._loops: dict[bool, Any] = {}  # by whether batches are taken inline
         self._accelerator = ""  # where batches are copied ahead of their step; "" leaves them where they are
         self._around_batch_norm: guard.AroundBatchNorm | None = None
         self.traces: list[Trace] = []
@@ -92,12 +96,21 @@ class InnerLoop:
     def _replicas(self) -> int:
         return self._strategy.num_replicas_in_sync
 
-    def prepare(self, source: Any) -> None:
-        """Traces the step and the loop for batches like those of a dataset or an iterator; runs nothing."""
-        if self._step is not None:
-            return
+    def prepare(self, source: Any, *, inline: bool = False) -> None:
+        """Traces the step and the loop for batches like those of a dataset or an iterator; runs nothing.
+
+        Args:
+          source: The dataset, or the iterator.
+          inline: Whether the batches can be taken inline (`data.can_be_taken_inline`).
+        """
+        if self._step is None:
+            self._trace_step(source)
+        if inline not in self._loops and self.can_join:
+            self._trace_loop(source, inline)
+
+    def _trace_step(self, source: Any) -> None:
         if self._run_eagerly:
-            self._step, self._loop = self._whole_step, self._many
+            self._step = self._whole_step
             return
         self._accelerator = _find_accelerator(self._strategy)
         # With several replicas XLA cannot compile the exchange between them; the Trainer compiles the part before it.
@@ -106,12 +119,17 @@ class InnerLoop:
         )
         with own_exceptions():
             self._step = step.get_concrete_function(source.element_spec, _int64, _int64, _int64)
-            if self.can_join:
-                # A concrete function cannot be traced again, and does not warn that it is: TensorFlow counts the traces
-                # of a method, so that the loops of a few Trainers look to it like one that is traced over and over.
-                loop = tf.function(self._many, autograph=False)
-                iterator = tf.data.IteratorSpec(source.element_spec)
-                self._loop = loop.get_concrete_function(iterator, _int32, _int64)
+
+    def _trace_loop(self, source: Any, inline: bool) -> None:
+        many = functools.partial(self._many, _take_inline if inline else _take)
+        if self._run_eagerly:
+            self._loops[inline] = many
+            return
+        # A concrete function cannot be traced again, and does not warn that it is: TensorFlow counts the traces of a
+        # method, so that the loops of a few Trainers look to it like one that is traced over and over.
+        loop = tf.function(many, autograph=False)
+        with own_exceptions():
+            self._loops[inline] = loop.get_concrete_function(tf.data.IteratorSpec(source.element_spec), _int32, _int64)
 
     @property
     def compiled_step(self) -> Any:
@@ -123,23 +141,22 @@ class InnerLoop:
         """Whether several steps can run on the device in one call, and what they return be put together there."""
         return True
 
-    def _run_loop(self, iterator: Any, steps: int, first: int) -> Any:
+    def _run_loop(self, iterator: Any, steps: int, first: int, inline: bool) -> Any:
         assert steps > 0, steps
-        return self._loop(iterator, tf.constant(steps, tf.int32), tf.constant(first, tf.int64))
+        return self._loops[inline](iterator, tf.constant(steps, tf.int32), tf.constant(first, tf.int64))
 
-    def _first_batch(self, iterator: Any) -> Any:
-        """Takes the batch of the first step, if there is one; unasked: a loop runs one at least, and `If` is traced."""
-        return self._ahead(iterator.get_next_as_optional)
+    def _ahead(self, take: Take, iterator: Any, wanted: tf.Tensor | None = None) -> Any:
+        """Takes the next batch, if one is wanted and there is one; nothing but the next step depends on it.
 
-    def _following(self, iterator: Any, wanted: tf.Tensor) -> Any:
-        """Takes the next batch, if one is wanted and there is one; nothing but the next step depends on it."""
-        nothing = functools.partial(tf.experimental.Optional.empty, iterator.element_spec)
-        return self._ahead(lambda: tf.cond(wanted, iterator.get_next_as_optional, nothing))
-
-    def _ahead(self, take: Callable[[], Any]) -> Any:
-        """Takes a batch, and has it copied to the device that computes, before its step runs."""
+        It is copied to the device that computes before its step runs. The first one of a loop is not asked for: a loop
+        runs one step at least, and `If` takes time to trace.
+        """
         with tf.device(_HOST):
-            taken = take()
+            if wanted is None:
+                taken = take(iterator)
+            else:
+                nothing = functools.partial(tf.experimental.Optional.empty, iterator.element_spec)
+                taken = tf.cond(wanted, functools.partial(take, iterator), nothing)
         return self._on_accelerator(taken) if self._accelerator else taken
 
     def _batch(self, following: Any) -> Any:
@@ -184,8 +201,25 @@ class InnerLoop:
     def _merge(self, outcomes: Sequence[Any]) -> Any:
         raise NotImplementedError
 
-    def _many(self, *args: Any) -> Any:
+    def _many(self, take: Take, iterator: Any, steps: tf.Tensor, first: tf.Tensor) -> Any:
         raise NotImplementedError
+
+
+def _take(iterator: Any) -> Any:
+    """Takes the next batch, if there is one; a thread of the iterator's own is asked for it."""
+    return iterator.get_next_as_optional()
+
+
+def _take_inline(iterator: Any) -> Any:
+    """Takes the next batch, which has to be there, in the thread that runs the loop's ops; none has to be woken."""
+    [resource] = tf.nest.flatten(iterator, expand_composites=True)
+    specs = tf.nest.flatten(iterator.element_spec)
+    taken = tf.raw_ops.IteratorGetNextSync(
+        iterator=resource,
+        output_types=[spec.dtype for spec in specs],
+        output_shapes=[spec.shape for spec in specs],
+    )
+    return tf.experimental.Optional.from_value(tf.nest.pack_sequence_as(iterator.element_spec, taken))
 
 
 def _find_accelerator(strategy: tf.distribute.Strategy) -> str:

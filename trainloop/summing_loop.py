@@ -15,7 +15,7 @@ from trainloop.losses import Metrics
 from trainloop.phase import Phase
 from trainloop.results import StepResult
 from trainloop.state import MAX_SCALARS
-from trainloop.steps import InnerLoop
+from trainloop.steps import InnerLoop, Take
 from trainloop.user_code import own_exceptions
 
 
@@ -79,18 +79,19 @@ class SummingLoop(InnerLoop):
         """The window."""
         return [self.window]
 
-    def run(self, iterator: Any, steps: int, first: int = 0) -> Ran:
+    def run(self, iterator: Any, steps: int, first: int = 0, *, inline: bool = False) -> Ran:
         """Runs up to `steps` steps and adds their sums to the window.
 
         Args:
           iterator: The batches.
           steps: How many steps to run at most; a positive number.
           first: How many batches of the pass came before these; TRAIN counts the run's steps instead.
+          inline: Whether the batches can be taken inline; then there have to be as many as `steps`.
         """
         with own_exceptions():
-            self.prepare(iterator)
+            self.prepare(iterator, inline=inline)
             # The one place where a loop waits for the device: Python needs to know where the run stands.
-            done, finite = (value.numpy() for value in self._run_loop(iterator, steps, first))
+            done, finite = (value.numpy() for value in self._run_loop(iterator, steps, first, inline))
         return Ran(int(done), bool(finite), out_of_data=bool(finite and done < steps))
 
     def means(self, sums: np.ndarray) -> dict[str, float]:
@@ -153,7 +154,7 @@ class SummingLoop(InnerLoop):
         sums, finite = zip(*outcomes, strict=True)
         return tf.add_n(list(sums)), tf.reduce_all(finite)
 
-    def _many(self, iterator: Any, steps: tf.Tensor, first: tf.Tensor) -> Any:
+    def _many(self, take: Take, iterator: Any, steps: tf.Tensor, first: tf.Tensor) -> Any:
         counts = self.phase is Phase.TRAIN
 
         def body(so_far: dict[str, Any]) -> list[dict[str, Any]]:
@@ -164,14 +165,14 @@ class SummingLoop(InnerLoop):
                 with tf.control_dependencies([sums]):  # a step that fails is not counted
                     self._counter.assign_add(1)
             done = so_far["done"] + 1
-            following = self._following(iterator, done < steps)
+            following = self._ahead(take, iterator, wanted=done < steps)
             return [{"done": done, "batch": following} | ({"finite": finite} if self._stop_on_nonfinite else {})]
 
         def goes_on(so_far: dict[str, Any]) -> tf.Tensor:
             there_is_one = so_far["batch"].has_value()
             return so_far["finite"] & there_is_one if self._stop_on_nonfinite else there_is_one
 
-        start = {"done": tf.constant(0, tf.int32), "batch": self._first_batch(iterator)}
+        start = {"done": tf.constant(0, tf.int32), "batch": self._ahead(take, iterator)}
         if self._stop_on_nonfinite:
             start["finite"] = tf.constant(True)
         [end] = tf.while_loop(goes_on, body, [start])

@@ -384,7 +384,7 @@ class Trainer(GoingBack):
         for name, source in sets.items():
             argument = f"fit: eval_data[{name!r}]" if name else "fit: eval_data"
             batches, _ = data.one_pass(source, None, argument)
-            self._loop(Phase.EVAL, batches, argument)
+            self._loop(Phase.EVAL, batches, argument, inline=data.can_be_taken_inline(batches))
         averaging = self._averaging()
         if averaging is not None and averaging.bn_data is not None:
             self._pass_over(averaging.bn_data, None, Phase.UPDATE_BN, "WeightAveraging: bn_data")
@@ -433,7 +433,7 @@ class Trainer(GoingBack):
             return self._loop(phase, asked, asked.argument, sampling=sampling, gathers=gathers)
         if not self.optimizers:
             raise ValueError("contract: optimizer=None, so there is no training step; give the Trainer an optimizer")
-        stream: Any = types.SimpleNamespace(iterator=asked)
+        stream: Any = types.SimpleNamespace(iterator=asked, taken_inline=False)
         self._build_models(stream)
         self._build_variables()
         return self._training_loop(stream)

@@ -8,6 +8,7 @@ where TensorFlow can save it, and `from_dataset` says what is done where it cann
 from trainloop.data.addressed import AddressedData, Batch
 from trainloop.data.arrays import ArrayData, from_arrays
 from trainloop.data.datasets import DatasetStream, ResumedDataset, from_dataset
+from trainloop.data.nodes import can_be_taken_inline
 from trainloop.data.reading import (
     Data,
     check_data,
@@ -34,6 +35,7 @@ __all__ = [
     "SourceData",
     "Stream",
     "ZippedData",
+    "can_be_taken_inline",
     "check_data",
     "check_taken",
     "from_arrays",

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import tempfile
 import weakref
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import tensorflow as tf
 from absl import logging
 
+from trainloop.data import nodes
 from trainloop.data.streams import Stream
 
 Resume = Literal["replay", "epoch"]
@@ -74,7 +73,8 @@ class DatasetStream(Stream):
         _read.add(dataset)
         self.replays = resume == "replay"
         self._cardinality = int(dataset.cardinality())
-        self.shape = {"dataset": _known_of(dataset)}
+        self.taken_inline = nodes.can_be_taken_inline(dataset)
+        self.shape = {"dataset": nodes.described(dataset)}
         # This one is not read from. TensorFlow makes another one when it restores an iterator, and `shuffle` draws for
         # that once more; so the iterator that a run begins with has to be the second one too.
         self._first = iter(dataset) if resume is None else None
@@ -111,7 +111,7 @@ class DatasetStream(Stream):
         Returns:
           Whether the iterator now stands behind these batches.
         """
-        if self._was_read and any(map(_shuffles_anew, _nodes(self._dataset))):
+        if self._was_read and any(map(nodes.shuffles_anew, nodes.of(self._dataset))):
             logging.warning(
                 "train_data= was read in this process before, and its shuffle goes on from there: the rows may come in "
                 "another order than in the run that was saved. Make the dataset anew after restore"
@@ -137,9 +137,9 @@ class DatasetStream(Stream):
             return None  # that the batches come again is what was asked for
         if resume is None and not self._is_saved:
             return _UNSAVED
-        if any(_is_unseeded(node) for node in _nodes(self._dataset)):
+        if any(map(nodes.is_unseeded, nodes.of(self._dataset))):
             return _UNSEEDED
-        return _SHUFFLES_WITHIN if resume is None and _shuffles_anew_within_a_pass(self._dataset) else None
+        return _SHUFFLES_WITHIN if resume is None and nodes.shuffles_anew_within_a_pass(self._dataset) else None
 
 
 _UNSAVED = (
@@ -160,80 +160,16 @@ _SHUFFLES_WITHIN = (
 )
 
 
-def _known_of(dataset: tf.data.Dataset) -> dict[str, Any]:
-    """Returns what a dataset tells of its rows and batches, without being read."""
-    nodes = list(_nodes(dataset))
-    sizes = [tf.get_static_value(node._batch_size) for node in nodes if hasattr(node, "_batch_size")]
-    origins = [node for node in nodes if not getattr(node, "_inputs", list)()]
-    return {
-        "batches": _counted(dataset),
-        "batch_size": [None if size is None else int(size) for size in sizes],
-        "rows": [_counted(origin) for origin in origins],
-        "element": [str(leaf) for leaf in tf.nest.flatten(dataset.element_spec)],
-    }
-
-
-def _counted(dataset: tf.data.Dataset) -> int | str:
-    cardinality = int(dataset.cardinality())
-    special = {tf.data.INFINITE_CARDINALITY: "endless", tf.data.UNKNOWN_CARDINALITY: "unknown"}
-    return special.get(cardinality, cardinality)
-
-
-def _nodes(dataset: Any) -> Iterator[Any]:
-    yield dataset
-    for source in getattr(dataset, "_inputs", list)():
-        yield from _nodes(source)
-
-
-def _is_unseeded(node: Any) -> bool:
-    """Returns whether a dataset draws its own seed in every process, which TensorFlow writes as two zeros."""
-    seeds = [getattr(node, name, 1) for name in ("_seed", "_seed2")]
-    return all(int(seed) == 0 for seed in seeds)
-
-
-def _shuffles_anew(node: Any) -> bool:
-    """Returns whether a dataset has another order each time that it is iterated."""
-    return "Shuffle" in type(node).__name__ and getattr(node, "_reshuffle_each_iteration", None) is not False
-
-
-def _shuffles_anew_within_a_pass(dataset: Any, *, repeated: bool = False, changed: bool = False) -> bool:
-    """Returns whether a shuffle feeds a repeat through something else, which drops the shuffle where a pass ends."""
-    if repeated and changed and _shuffles_anew(dataset):
-        return True
-    is_repeat = "Repeat" in type(dataset).__name__
-    below = {"repeated": repeated or is_repeat, "changed": repeated and (changed or not is_repeat)}
-    return any(_shuffles_anew_within_a_pass(source, **below) for source in getattr(dataset, "_inputs", list)())
-
-
-# Datasets that can be saved wherever what they read can be, by the names of their classes.
-_PLAIN = re.compile(
-    "_(Tensor|TensorSlice|Range|Batch|ParallelBatch|Map|ParallelMap|Filter|Shuffle|Repeat|Prefetch|Take|Skip|Zip|"
-    "Concatenate|Options)Dataset"
-)
-
-
 def _can_be_saved(dataset: tf.data.Dataset, iterator: Any) -> bool:
     """Returns whether an iterator of a dataset can be saved, also once it has been read from.
 
     TensorFlow has no way to ask. A new iterator tells of a `shuffle`, and not of what that will read; so what has a
     state is tried apart.
     """
-    if _is_plain(dataset):
+    if nodes.can_plainly_be_saved(dataset):
         return True
-    doubtful = [node for node in _nodes(dataset) if not all(map(_has_no_state, node._functions()))]
+    doubtful = [node for node in nodes.of(dataset) if not nodes.is_stateless(node)]
     return all(map(_is_written, [iterator, *map(iter, doubtful)]))
-
-
-def _is_plain(dataset: tf.data.Dataset) -> bool:
-    """Returns whether it is plain to see that an iterator can be saved: nothing in it has a state of its own."""
-    return all(
-        _PLAIN.fullmatch(type(node).__name__) and all(map(_has_no_state, node._functions())) for node in _nodes(dataset)
-    )
-
-
-def _has_no_state(function: Any) -> bool:
-    graph = getattr(function.function, "graph", None)  # one of TensorFlow 1 has none to look at
-    return graph is not None and not any(op.op_def.is_stateful for op in graph.get_operations())
 
 
 def _is_written(iterator: Any) -> bool:

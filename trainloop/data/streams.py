@@ -18,6 +18,7 @@ class Stream:
       iterator: Where the next batch comes from.
       saved_iterator: The iterator, where the position can only be saved with it; else None.
       passes: How many iterators were made of the data, where the order of the next pass depends on it.
+      taken_inline: Whether the thread that runs the loop's ops may take the batches itself.
       caveat: Why a resumed run may see other batches than one that was not killed, and what it will see; else None.
     """
 
@@ -28,6 +29,7 @@ class Stream:
     iterator: Any = None
     saved_iterator: Any = None
     passes = 0
+    taken_inline = False
     caveat: str | None = None
 
     def seek(self, epoch: int, batch: int) -> None:
