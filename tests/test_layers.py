@@ -55,6 +55,7 @@ LAYERS = [
     "monte_carlo",
     "environment",
     "manifest",
+    "checksums",
     "store",
     "snapshot",
     "restored",

@@ -6,27 +6,35 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 NAME = "manifest.json"
 _UNSEALED = "0" * 64
 
 
+def _none(name: str) -> bool:
+    del name
+    return False
+
+
 class CheckpointDamaged(ValueError):
     """A checkpoint is not what was written: a file of it is missing, is of another size, or holds other bytes."""
 
 
-def seal(directory: pathlib.Path, fields: Mapping[str, Any]) -> None:
+def seal(directory: pathlib.Path, fields: Mapping[str, Any], unhashed: Callable[[str], bool] = _none) -> None:
     """Writes the manifest of the files in a directory; all of them, and then it, are forced to the disk.
 
     Args:
       directory: Holds the files of the checkpoint, and nothing else.
       fields: What else the manifest says, as JSON values.
+      unhashed: Says of a name whether the file has checksums of its own, so that its size is all that is noted.
     """
-    files = {}
+    files: dict[str, dict[str, Any]] = {}
     for path in sorted(directory.iterdir()):
-        files[path.name] = {"size": path.stat().st_size, "sha256": _hash(path)}
+        files[path.name] = {"size": path.stat().st_size}
+        if not unhashed(path.name):
+            files[path.name]["sha256"] = _hash(path)
         sync(path)
     text = json.dumps({**fields, "files": files, "sha256": _UNSEALED}, indent=2) + "\n"
     text = text.replace(_UNSEALED, hashlib.sha256(text.encode()).hexdigest())
@@ -59,19 +67,29 @@ def read(directory: pathlib.Path) -> dict[str, Any]:
     return manifest
 
 
-def verify(directory: pathlib.Path) -> None:
-    """Raises CheckpointDamaged, naming the file, where a checkpoint is not what was written."""
-    for name, expected in read(directory)["files"].items():
+def verify(directory: pathlib.Path) -> list[pathlib.Path]:
+    """Compares the files of a checkpoint with its manifest.
+
+    Returns:
+      Those of which it has the size alone.
+
+    Raises:
+      CheckpointDamaged: If one is not what was written; the message names it.
+    """
+    files = read(directory)["files"]
+    for name, expected in files.items():
         path = directory / name
         try:
-            size = path.stat().st_size
-            found = _hash(path) if size == expected["size"] else None
+            found = {"size": path.stat().st_size}
+            if found["size"] == expected["size"] and "sha256" in expected:
+                found["sha256"] = _hash(path)
         except OSError as error:
             raise CheckpointDamaged(f"{path} cannot be read ({error.strerror})") from error
-        if found is None:
-            raise CheckpointDamaged(f"{path} has {size} bytes and was written with {expected['size']}")
-        if found != expected["sha256"]:
+        if found["size"] != expected["size"]:
+            raise CheckpointDamaged(f"{path} has {found['size']} bytes and was written with {expected['size']}")
+        if found != expected:
             raise CheckpointDamaged(f"{path} holds other bytes than were written: its sha256 is another")
+    return [directory / name for name, expected in files.items() if "sha256" not in expected]
 
 
 def sync(path: pathlib.Path) -> None:

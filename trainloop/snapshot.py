@@ -8,6 +8,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from trainloop import checksums
+
 _Trackable = tf.__internal__.tracking.AutoTrackable
 _VARIABLE = "VARIABLE_VALUE"  # the name under which TensorFlow saves a variable's value
 
@@ -62,7 +64,7 @@ class Snapshot:
         for here, node in zip(made, self._nodes, strict=True):
             for name, place in node.children.items():
                 setattr(here, name, made[place])
-        root.write(prefix)
+        root.write(prefix, checksums.OPTIONS)
 
 
 class _Valued(_Trackable):

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from absl import logging
 
-from trainloop import manifest
+from trainloop import checksums, manifest
 
 PREFIX = "state"
 _COMMITTED = re.compile(r"step_(\d+)(?:_(\d+))?")
@@ -67,13 +67,13 @@ class Store:
         return sorted(path.name for path in self.directory.glob("damaged_*"))
 
     def verify(self, step: int) -> None:
-        """Compares a step's checkpoint with its manifest.
+        """Looks whether a step's checkpoint is what was written.
 
         Raises:
           CheckpointDamaged: If a file is not what was written; the message names it.
         """
         directory = self.path(step)
-        manifest.verify(directory)
+        checksums.verify(directory / PREFIX)
         if (said := manifest.read(directory)["step"]) != step:
             raise manifest.CheckpointDamaged(f"{directory / manifest.NAME} is that of step {said}")
 
@@ -94,7 +94,7 @@ class Store:
 
         Args:
           step: Its step.
-          write: Writes the files of a `tf.train.Checkpoint`, given their prefix.
+          write: Writes the files of a `tf.train.Checkpoint` with `checksums.OPTIONS`, given their prefix.
           fields: What the manifest says besides.
           retention: What is kept.
 
@@ -107,7 +107,9 @@ class Store:
         try:
             writing.mkdir()
             write(str(writing / PREFIX))
-            manifest.seal(writing, {"step": step, **fields, "retention": dataclasses.asdict(retention)})
+            manifest.seal(
+                writing, {"step": step, **fields, "retention": dataclasses.asdict(retention)}, checksums.cover
+            )
             writing.rename(self._named(step, self._last(step) + 1))
             manifest.sync(self.directory)
         except Exception:

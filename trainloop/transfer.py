@@ -15,7 +15,7 @@ from typing import Any, Literal
 import tensorflow as tf
 from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
-from trainloop import arguments, keras_hooks, manifest
+from trainloop import arguments, checksums, keras_hooks
 from trainloop.checkpoint import Checkpoints
 from trainloop.store import PREFIX
 from trainloop.workdir import Workdir
@@ -133,7 +133,7 @@ def was_loaded(model: Any) -> bool:
 def _directory(source: str | os.PathLike[str], which: Any) -> pathlib.Path:
     path = pathlib.Path(source)
     if (path / f"{PREFIX}.index").exists():
-        manifest.verify(path)
+        checksums.verify(path / PREFIX)
         return path
     checkpoints = Checkpoints(Workdir(path).checkpoints)
     if not checkpoints.steps():
