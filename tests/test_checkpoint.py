@@ -425,20 +425,27 @@ def test_metrics_may_be_numpys(tmp_path: pathlib.Path) -> None:
     assert checkpoints.manifest(1)["metrics"] == {"a": 0.5, "b": 2.0}
 
 
+@pytest.mark.parametrize("name", ["state.index", "state.data-00000-of-00001"])
 def test_what_cannot_be_read_is_passed_over_and_keeps_its_name(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     checkpoints = Checkpoints(tmp_path)
     for step in (1, 2):
         checkpoints.save(tf.train.Checkpoint(value=tf.Variable(1.0)), step=step)
     checkpoints.wait()
-    hash_of = manifest._hash
+    unreadable, open_path, load = checkpoints.path(2) / name, pathlib.Path.open, tf.train.load_checkpoint
 
-    def fails_on_the_newest(path: pathlib.Path) -> str:
-        if path.parent.name == "step_00000002":
+    def fails_on_the_newest(path: pathlib.Path, *args: Any, **kwargs: Any) -> Any:
+        if path == unreadable:
             raise OSError(5, "Input/output error")
-        return hash_of(path)
+        return open_path(path, *args, **kwargs)
 
-    monkeypatch.setattr(manifest, "_hash", fails_on_the_newest)
+    def fails_to_load_it(prefix: str) -> Any:
+        if pathlib.Path(prefix).parent == unreadable.parent:
+            raise tf.errors.UnknownError(None, None, "Input/output error")
+        return load(prefix)
+
+    monkeypatch.setattr(pathlib.Path, "open", fails_on_the_newest)
+    monkeypatch.setattr(tf.train, "load_checkpoint", fails_to_load_it)
     assert checkpoints.find("latest") == 1
     assert checkpoints.steps() == [1, 2]

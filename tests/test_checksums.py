@@ -1,6 +1,5 @@
 """What TensorFlow's own checksums cover: any wrong bit in a checkpoint is found, and ends no process."""
 
-import json
 import pathlib
 
 import numpy as np
@@ -31,7 +30,7 @@ def objects() -> dict[str, tf.Variable]:
 def directory(tmp_path: pathlib.Path) -> pathlib.Path:
     checkpoint = tf.train.Checkpoint(**objects(), iterator=numbers())
     checkpoint.write(str(tmp_path / "state"), checksums.OPTIONS)
-    manifest.seal(tmp_path, {}, checksums.cover)
+    manifest.seal(tmp_path, {}, checksums.covered(tmp_path / "state"))
     return tmp_path
 
 
@@ -76,12 +75,49 @@ def test_the_value_that_is_damaged_is_named(directory: pathlib.Path) -> None:
         checksums.verify(directory / "state")
 
 
-def test_checkpoints_of_which_every_file_was_hashed_are_not_read_for_it(
+@pytest.fixture
+def hashed(tmp_path: pathlib.Path) -> pathlib.Path:
+    """A checkpoint that has a hash of each file, and variants among the values: trainloop has written such ones."""
+    tf.train.Checkpoint(**objects(), iterator=numbers()).write(str(tmp_path / "state"))
+    manifest.seal(tmp_path, {})
+    return tmp_path
+
+
+def test_what_has_a_hash_of_each_file_is_not_read_to_be_verified(
+    hashed: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = manifest.read(hashed)["files"]
+    assert {name: set(noted) for name, noted in files.items()} == {
+        "state.index": {"size", "sha256"},
+        "state.data-00000-of-00001": {"size", "sha256"},
+    }
+    monkeypatch.setattr(tf.train, "load_checkpoint", lambda prefix: pytest.fail("it was read"))
+    checksums.verify(hashed / "state")
+
+
+def test_what_tensorflow_has_no_memory_to_read_is_not_called_damaged(
     directory: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """trainloop wrote such ones, with the variants among the values."""
-    (directory / manifest.NAME).unlink()
-    manifest.seal(directory, {})
-    assert all("sha256" in noted for noted in json.loads((directory / manifest.NAME).read_text())["files"].values())
-    monkeypatch.setattr(tf.train, "load_checkpoint", lambda prefix: pytest.fail("it was read"))
-    checksums.verify(directory / "state")
+    def fail(prefix: str) -> None:
+        raise tf.errors.ResourceExhaustedError(None, None, "no memory")
+
+    monkeypatch.setattr(tf.train, "load_checkpoint", fail)
+    with pytest.raises(tf.errors.ResourceExhaustedError):
+        checksums.verify(directory / "state")
+
+
+def test_files_that_are_gone_before_they_are_read_are_said_to_be(
+    directory: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verify = manifest.verify
+
+    def verify_and_delete(directory: pathlib.Path) -> list[pathlib.Path]:
+        found = verify(directory)
+        for path in directory.iterdir():
+            path.unlink()
+        return found
+
+    monkeypatch.setattr(manifest, "verify", verify_and_delete)
+    with pytest.raises(CheckpointDamaged, match=f"{VALUES} cannot be read") as raised:
+        checksums.verify(directory / "state")
+    assert isinstance(raised.value.__cause__, FileNotFoundError)

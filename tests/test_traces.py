@@ -195,6 +195,33 @@ def test_who_takes_the_batches_does_not_trace_the_step_again(compiled):
     assert compiled == {(Phase.EVAL, "_whole_step"): 1, (Phase.EVAL, "_many"): 2}
 
 
+def test_nothing_is_traced_in_a_phase_whoever_takes_the_batches(monkeypatch):
+    """Else the trace would be taken for a part of the steps' time, and come after the run has begun to write."""
+    happened = []
+    trace = steps.InnerLoop._trace_loop
+    monkeypatch.setattr(
+        steps.InnerLoop, "_trace_loop", lambda loop, *args: (happened.append("trace"), trace(loop, *args))
+    )
+
+    class Noting(Callback):
+        def on_phase_begin(self, trainer, phase):
+            happened.append("begin")
+
+        def on_phase_end(self, trainer, phase, metrics):
+            happened.append("end")
+
+    rows = tf.data.Dataset.from_tensor_slices((X, Y)).batch(8)
+    mapped = rows.map(lambda x, y: (x, y))
+    trainer = Trainer(built(), adam(), loss="mse", default_callbacks=False, seed=0, callbacks=[Noting()])
+    trainer.fit(rows, epochs=1)
+    trainer.fit(mapped, epochs=2)
+    for source in (rows, mapped):
+        trainer.evaluate(source)
+        trainer.predict(source)
+    assert happened.count("trace") == 6
+    assert happened == ["trace", "begin", "end"] * 6
+
+
 def test_python_runs_each_step_where_run_eagerly_asks_for_it():
     trainer = Counting(built(), adam(), run_eagerly=True)
     trainer.fit(PAIRS, steps=5)

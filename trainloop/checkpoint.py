@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import functools
 import os
 import pathlib
 import time
@@ -21,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from trainloop import checksums, manifest
+from trainloop import manifest
 from trainloop.manifest import CheckpointDamaged
 from trainloop.phase import Phase
 from trainloop.policy import Policy
@@ -164,9 +163,10 @@ class Checkpoints:
         try:
             write, is_copied = Snapshot(checkpoint).write, True
         except CannotCopy:
-            write, is_copied = functools.partial(checkpoint.write, options=checksums.OPTIONS), False
+            write, is_copied = checkpoint.write, False
         retention = Retention(keep, monitor, mode)
-        self._saving = step, self._writer.submit(self._store.commit, step, write, fields, retention)
+        saving = self._writer.submit(self._store.commit, step, write, fields, retention, has_checksums=is_copied)
+        self._saving = step, saving
         if not is_copied:  # nothing may change until it is written
             self._settled()
 

@@ -8,7 +8,6 @@ variants are written to a file of their own, and only what is in the first one i
 from __future__ import annotations
 
 import pathlib
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,8 +15,6 @@ import tensorflow as tf
 
 from trainloop import manifest
 from trainloop.manifest import CheckpointDamaged
-
-_FIRST = re.compile(r".*\.data-00000-of-\d{5}")
 
 
 class _VariantsApart(tf.train.experimental.ShardingCallback):
@@ -38,9 +35,9 @@ class _VariantsApart(tf.train.experimental.ShardingCallback):
 OPTIONS = tf.train.CheckpointOptions(experimental_sharding_callback=_VariantsApart())  # to write a checkpoint with
 
 
-def cover(name: str) -> bool:
-    """Returns whether a file of a checkpoint that was written with `OPTIONS` has a checksum of each value in it."""
-    return _FIRST.fullmatch(name) is not None
+def covered(prefix: pathlib.Path) -> list[str]:
+    """Returns the names of the files that have a checksum of each value in them, of what was written with `OPTIONS`."""
+    return [path.name for path in prefix.parent.glob(f"{prefix.name}.data-00000-of-*")]
 
 
 def verify(prefix: pathlib.Path) -> None:
@@ -50,13 +47,30 @@ def verify(prefix: pathlib.Path) -> None:
       prefix: That of the checkpoint's files; its directory is the checkpoint's.
 
     Raises:
-      CheckpointDamaged: If a file is not what was written; the message names it.
+      CheckpointDamaged: If a file is not what was written, or cannot be read; the message names it.
     """
-    for left in manifest.verify(prefix.parent):
+    left = manifest.verify(prefix.parent)
+    if not left:
+        return
+    [path] = left
+    name = "the index"
+    try:
         reader = tf.train.load_checkpoint(str(prefix))
-        kinds = reader.get_variable_to_dtype_map()
-        for name in (name for name, kind in kinds.items() if kind != tf.variant):
-            try:
+        for name, kind in reader.get_variable_to_dtype_map().items():
+            if kind != tf.variant:
                 reader.get_tensor(name)
-            except tf.errors.OpError as error:
-                raise CheckpointDamaged(f"{left} holds other bytes than were written: those of {name}") from error
+    except tf.errors.ResourceExhaustedError:
+        raise
+    except tf.errors.OpError as error:
+        _check_can_be_read(path)
+        raise CheckpointDamaged(f"{path} holds other bytes than were written: those of {name}") from error
+
+
+def _check_can_be_read(path: pathlib.Path) -> None:
+    """Raises CheckpointDamaged from an OSError: TensorFlow's errors do not tell such ones from a wrong checksum."""
+    try:
+        with path.open("rb") as file:
+            while file.read(2**20):
+                pass
+    except OSError as error:
+        raise CheckpointDamaged(f"{path} cannot be read ({error.strerror})") from error

@@ -360,13 +360,15 @@ class Evaluator(StepMethods):
         seed, which a checkpoint may bring. So `layer.trainable = False` takes effect also when it is set after a step
         was traced.
         """
-        kind = (phase, repr(batches.element_spec), self.run_eagerly, self.seed, guard.all_pins())
+        spec = repr(batches.element_spec)
+        kind = (phase, spec, self.run_eagerly, self.seed, guard.all_pins())
         kind += (sampling, gathers, *options.values())
         self._asked[phase] = Asked(
             batches.element_spec, argument, {"sampling": sampling, "gathers": gathers, **options}
         )
         loop = self._loops.get((kind, self._layers_as_they_stand()))
-        if loop is None:
+        is_new = loop is None
+        if is_new:
             shared = {
                 "counter": self.state.step,
                 "epoch": self.state.epoch,
@@ -376,8 +378,9 @@ class Evaluator(StepMethods):
                 "run_eagerly": self.run_eagerly,
             }
             loop = self._make_loop(phase, sampling, gathers, shared | options)
-            with noted(f"while tracing a step for the batches of {argument}=: {batches.element_spec}"):
-                loop.prepare(batches, inline=inline)
+        with noted(f"while tracing a step for the batches of {argument}=: {spec}"):
+            loop.prepare(batches, inline=inline)
+        if is_new:
             self._after_trace(loop)
             metrics = self._metrics_within_reach()
             self._contracts.judge(loop, self.model, metrics, self.state, self.workdir)

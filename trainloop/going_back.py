@@ -116,8 +116,14 @@ class GoingBack(BetweenChunks):
             before = self.state.counts
             self.state.forget_counts()  # whatever leaves here, how far the loop has come its counter knows
             self._is_torn = not self.run_eagerly  # where everything is done in the order of the code
-            ran = loop.run(stream.iterator, steps, inline=stream.taken_inline)
+            try:
+                ran = loop.run(stream.iterator, steps, inline=stream.taken_inline)
+            except BaseException:
+                stream.note_ahead()
+                raise
             self._is_torn = False
+            if not ran.finite:
+                stream.note_ahead()
             self.state.note_steps(before, ran.steps)
             return ran
         if not stream.iterator.get_next_as_optional().has_value():

@@ -6,34 +6,29 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 NAME = "manifest.json"
 _UNSEALED = "0" * 64
 
 
-def _none(name: str) -> bool:
-    del name
-    return False
-
-
 class CheckpointDamaged(ValueError):
     """A checkpoint is not what was written: a file of it is missing, is of another size, or holds other bytes."""
 
 
-def seal(directory: pathlib.Path, fields: Mapping[str, Any], unhashed: Callable[[str], bool] = _none) -> None:
+def seal(directory: pathlib.Path, fields: Mapping[str, Any], unhashed: Collection[str] = ()) -> None:
     """Writes the manifest of the files in a directory; all of them, and then it, are forced to the disk.
 
     Args:
       directory: Holds the files of the checkpoint, and nothing else.
       fields: What else the manifest says, as JSON values.
-      unhashed: Says of a name whether the file has checksums of its own, so that its size is all that is noted.
+      unhashed: The names of files that have checksums of their own, so that their size is all that is noted.
     """
     files: dict[str, dict[str, Any]] = {}
     for path in sorted(directory.iterdir()):
         files[path.name] = {"size": path.stat().st_size}
-        if not unhashed(path.name):
+        if path.name not in unhashed:
             files[path.name]["sha256"] = _hash(path)
         sync(path)
     text = json.dumps({**fields, "files": files, "sha256": _UNSEALED}, indent=2) + "\n"
@@ -71,7 +66,7 @@ def verify(directory: pathlib.Path) -> list[pathlib.Path]:
     """Compares the files of a checkpoint with its manifest.
 
     Returns:
-      Those of which it has the size alone.
+      Those of which it has the size alone, so that their bytes are still to be verified.
 
     Raises:
       CheckpointDamaged: If one is not what was written; the message names it.

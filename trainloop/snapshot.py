@@ -58,7 +58,7 @@ class Snapshot:
             self._nodes.append(_Node(children, _values(each), getattr(each, _PREFIX, None)))
 
     def write(self, prefix: str) -> None:
-        """Writes the files of a `tf.train.Checkpoint`, the same that the objects themselves would have written."""
+        """Writes the files of a `tf.train.Checkpoint`, with `checksums.OPTIONS`."""
         root = tf.train.Checkpoint()
         made = [root, *(_Valued(node) if node.values else _Trackable() for node in self._nodes[1:])]
         for here, node in zip(made, self._nodes, strict=True):

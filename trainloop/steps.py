@@ -148,8 +148,8 @@ class InnerLoop:
     def _ahead(self, take: Take, iterator: Any, wanted: tf.Tensor | None = None) -> Any:
         """Takes the next batch, if one is wanted and there is one; nothing but the next step depends on it.
 
-        It is copied to the device that computes before its step runs. The first one of a loop is not asked for: a loop
-        runs one step at least, and `If` takes time to trace.
+        It is copied to the device that computes before its step runs. The first one of a loop is taken without asking
+        whether it is wanted: a loop runs one step at least, and `If` takes time to trace.
         """
         with tf.device(_HOST):
             if wanted is None:

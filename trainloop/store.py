@@ -86,7 +86,13 @@ class Store:
         return _best({step: manifest.read(self.path(step)) for step in self.steps()}, retention)
 
     def commit(
-        self, step: int, write: Callable[[str], object], fields: Mapping[str, Any], retention: Retention
+        self,
+        step: int,
+        write: Callable[[str], object],
+        fields: Mapping[str, Any],
+        retention: Retention,
+        *,
+        has_checksums: bool = False,
     ) -> None:
         """Adds a checkpoint, then retires the ones that are no longer to be kept.
 
@@ -94,9 +100,10 @@ class Store:
 
         Args:
           step: Its step.
-          write: Writes the files of a `tf.train.Checkpoint` with `checksums.OPTIONS`, given their prefix.
+          write: Writes the files of a `tf.train.Checkpoint`, given their prefix.
           fields: What the manifest says besides.
           retention: What is kept.
+          has_checksums: Whether `write` writes with `checksums.OPTIONS`; else each file is hashed.
 
         Raises:
           OSError: If something could not be written; no checkpoint was touched.
@@ -107,9 +114,9 @@ class Store:
         try:
             writing.mkdir()
             write(str(writing / PREFIX))
-            manifest.seal(
-                writing, {"step": step, **fields, "retention": dataclasses.asdict(retention)}, checksums.cover
-            )
+            unhashed = checksums.covered(writing / PREFIX) if has_checksums else ()
+            fields = {"step": step, **fields, "retention": dataclasses.asdict(retention)}
+            manifest.seal(writing, fields, unhashed)
             writing.rename(self._named(step, self._last(step) + 1))
             manifest.sync(self.directory)
         except Exception:

@@ -1,13 +1,14 @@
 """The nodes of a `tf.data.Dataset`: which batches a loop takes inline, and that they are the same either way."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
 
-from trainloop import Trainer, data
+from trainloop import NonFiniteLossError, Phase, StopOnNaN, Trainer, data
 from trainloop.data import nodes
 
 X = np.random.default_rng(0).normal(size=[22, 3]).astype("float32")
@@ -33,6 +34,7 @@ WOKEN = {
     "without an end, and without a row": ROWS.filter(lambda x, y: False).repeat().batch(4),
     "a generator": tf.data.Dataset.from_generator(lambda: range(4), output_signature=tf.TensorSpec([], tf.int32)),
     "said to be more": ROWS.filter(lambda x, y: False).apply(tf.data.experimental.assert_cardinality(9)),
+    "all skipped, and said to be endless": ROWS.batch(4).repeat().skip(-1),
     "ragged": RAGGED.batch(2),
     "sparse": tf.data.Dataset.from_tensor_slices(tf.sparse.from_dense(X)).batch(2),
     "arrays": data.from_arrays((X, Y), batch_size=4).once,
@@ -68,14 +70,95 @@ def test_the_bits_are_the_same_whoever_takes_the_batches(run_eagerly: bool) -> N
         trainer = Trainer(model, "adam", loss="mse", seed=0, default_callbacks=False, run_eagerly=run_eagerly)
         history = trainer.fit(source(), epochs=3, eval_data=source())
         evaluated = trainer.evaluate(source(), steps=5)
-        return [*model.get_weights(), *history["eval/loss"], evaluated["loss"], trainer.predict(source().take(3))]
+        predicted = trainer.predict(source().take(3))
+        traced = {loop.phase: [*loop._loops] for loop in trainer._loops.values()}
+        phases = (Phase.TRAIN, Phase.EVAL) if run_eagerly else (Phase.TRAIN, Phase.EVAL, Phase.PREDICT)
+        assert {phase: traced[phase] for phase in phases} == {phase: [source is inline] for phase in phases}
+        return [*model.get_weights(), *history["eval/loss"], evaluated["loss"], predicted]
 
     for one, other in zip(found(inline), found(woken), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
-def test_data_without_a_batch_are_still_said_to_be_empty() -> None:
+@pytest.mark.parametrize("kind", ["without an end, and without a row", "all skipped, and said to be endless"])
+def test_data_without_a_batch_are_still_said_to_be_empty(kind: str) -> None:
     """TensorFlow takes them to be endless."""
     trainer = Trainer(tf_keras.Sequential([tf_keras.Input([3]), tf_keras.layers.Dense(1)]), "sgd", loss="mse")
     with pytest.raises(ValueError, match="train_data= is empty: it has no batch"):
-        trainer.fit(WOKEN["without an end, and without a row"], steps=9)
+        trainer.fit(WOKEN[kind], steps=9)
+
+
+BAD_ROW = 5  # in the second batch
+
+
+def with_a_bad_row(source: Callable[[tf.data.Dataset], tf.data.Dataset], value: float) -> tf.data.Dataset:
+    x = X.copy()
+    x[BAD_ROW] = value
+    return source(tf.data.Dataset.from_tensor_slices((x, Y)).batch(4))
+
+
+def as_it_is(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    return dataset
+
+
+def by_function(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    return dataset.map(lambda x, y: (x, y))
+
+
+class Refusing(Trainer):
+    """Cannot compute the loss of large numbers, until it is told that they are right."""
+
+    def __init__(self, **options: Any):
+        tf_keras.utils.set_random_seed(0)
+        model = tf_keras.Sequential([tf_keras.Input([3]), tf_keras.layers.Dense(1)])
+        super().__init__(model, "sgd", default_callbacks=False, seed=0, **options)
+        self.most = tf.Variable(50.0, trainable=False)
+
+    def compute_loss(self, batch: Any, phase: Phase) -> tf.Tensor:
+        x, y = batch
+        tf.debugging.Assert(~tf.reduce_any(x > self.most), ["too large"])
+        return tf.reduce_mean(tf.square(phase.call(self.model, x)[:, 0] - y))
+
+    def mend(self) -> None:
+        """Takes back what the bad row has done, and has it let pass."""
+        for variable in (*self.model.weights, *self.optimizers["model"].variables):
+            variable.assign(tf.zeros_like(variable))
+        self.most.assign(1000.0)
+        self.callbacks[:] = [callback for callback in self.callbacks if not isinstance(callback, StopOnNaN)]
+
+
+@pytest.mark.filterwarnings("ignore:fit. an error ended the last fit")
+@pytest.mark.parametrize("source", [as_it_is, by_function])
+@pytest.mark.parametrize("value", [np.nan, 100.0])
+@pytest.mark.parametrize("run_eagerly", [False, True])
+def test_data_end_where_they_end_though_a_call_was_left_with_a_batch_taken(
+    source: Callable[[tf.data.Dataset], tf.data.Dataset], value: float, run_eagerly: bool
+) -> None:
+    """The loop takes a batch ahead: then fewer are left than the epoch has still to come."""
+    trainer, rows = Refusing(callbacks=[StopOnNaN()], run_eagerly=run_eagerly), with_a_bad_row(source, value)
+    with pytest.raises((NonFiniteLossError, tf.errors.InvalidArgumentError)):
+        trainer.fit(rows, epochs=1)
+    trainer.mend()
+    trainer.fit(rows, epochs=1)
+    lost = 6 - trainer.step
+    assert trainer.epoch == 1
+    assert lost > 0
+    trainer.fit(rows, epochs=2)
+    assert (trainer.epoch, trainer.step) == (2, 12 - lost)
+    assert trainer._stream is not None
+    assert trainer._stream.taken_inline == (source is as_it_is), "the next epoch is taken as the first was"
+
+
+@pytest.mark.parametrize("endless", [False, True])
+def test_an_iterator_that_was_saved_may_have_been_ahead(endless: bool) -> None:
+    rows = inline().repeat() if endless else inline()
+    steps_per_epoch = 6 if endless else None
+    stream = data.training_stream(rows, 0, steps_per_epoch=steps_per_epoch, steps_needed=None)
+    stream.seek(0, 0)
+    assert stream.taken_inline
+    resumed = data.DatasetStream(rows)
+    resumed.count(steps_per_epoch, in_epochs=True)
+    resumed.resume(3, 2)
+    assert resumed.taken_inline == endless
+    resumed.begin_epoch()
+    assert resumed.taken_inline

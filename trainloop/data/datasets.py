@@ -73,7 +73,7 @@ class DatasetStream(Stream):
         _read.add(dataset)
         self.replays = resume == "replay"
         self._cardinality = int(dataset.cardinality())
-        self.taken_inline = nodes.can_be_taken_inline(dataset)
+        self._can_be_taken_inline = nodes.can_be_taken_inline(dataset)
         self.shape = {"dataset": nodes.described(dataset)}
         # This one is not read from. TensorFlow makes another one when it restores an iterator, and `shuffle` draws for
         # that once more; so the iterator that a run begins with has to be the second one too.
@@ -121,14 +121,20 @@ class DatasetStream(Stream):
         if self._is_saved:  # TensorFlow makes the last one itself
             self.iterator = self.saved_iterator = self.iterator or self._first
             self.passes = passes
+            self.note_ahead()  # it may have been when it was saved
         elif self.replays:
             self._make_iterator(self._dataset.skip(taken))
         elif self.passes < passes:
             self._make_iterator(self._dataset)
         return self.replays
 
+    def note_ahead(self) -> None:
+        """Has the rest of the pass taken in a way in which it may end at any batch."""
+        self.taken_inline = self._can_be_taken_inline and self._cardinality == tf.data.INFINITE_CARDINALITY
+
     def _make_iterator(self, dataset: tf.data.Dataset) -> None:
         self.iterator = iter(dataset)
+        self.taken_inline = self._can_be_taken_inline
         self.saved_iterator = self.iterator if self._is_saved else None
         self.passes += 1
 

@@ -48,7 +48,15 @@ def can_be_taken_inline(dataset: tf.data.Dataset) -> bool:
     sparse tensors leave a dataset in a form of their own.
     """
     dense = all(type(spec) is tf.TensorSpec for spec in tf.nest.flatten(dataset.element_spec))
-    return dense and all(_INLINE.fullmatch(type(node).__name__) for node in of(dataset))
+    return dense and all(map(_passes_on, of(dataset)))
+
+
+def _passes_on(node: Any) -> bool:
+    """Returns whether a node passes on rows that there are, and says how many."""
+    name = type(node).__name__
+    if name in ("_TakeDataset", "_SkipDataset") and int(node._count) < 0:  # skips all, and may call that endless
+        return False
+    return _INLINE.fullmatch(name) is not None
 
 
 def can_plainly_be_saved(dataset: tf.data.Dataset) -> bool:

@@ -18,7 +18,7 @@ class Stream:
       iterator: Where the next batch comes from.
       saved_iterator: The iterator, where the position can only be saved with it; else None.
       passes: How many iterators were made of the data, where the order of the next pass depends on it.
-      taken_inline: Whether the thread that runs the loop's ops may take the batches itself.
+      taken_inline: Whether the thread that runs the loop's ops may take the next batches itself.
       caveat: Why a resumed run may see other batches than one that was not killed, and what it will see; else None.
     """
 
@@ -38,6 +38,9 @@ class Stream:
 
     def begin_epoch(self) -> None:
         """Goes on to the next epoch."""
+
+    def note_ahead(self) -> None:
+        """Notes that batches may have been taken that were not run, so that fewer are left than `steps_left` says."""
 
     def steps_left(self, batch: int) -> int | None:
         """Returns the number of batches left in the epoch after `batch` of them, or None where that is not known."""
