@@ -74,10 +74,10 @@ def no_room(monkeypatch):
     """The disk is full when these steps are saved."""
     steps, commit = set(), Store.commit
 
-    def failing(store, step, *rest):
+    def failing(store, step, *rest, **options):
         if step in steps:
             raise OSError(28, "No space left on device")
-        commit(store, step, *rest)
+        commit(store, step, *rest, **options)
 
     monkeypatch.setattr(Store, "commit", failing)
     return steps
