@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import random
+import sys
 import types
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from benchmarks.speed import document, plot, rounds
 from benchmarks.speed.contents import SECTIONS, chosen
-from benchmarks.speed.peers import BASELINE, CONTROL, Kind, Task, importing, with_trainloop
+from benchmarks.speed.peers import BASELINE, CONTROL, Kind, Task, importing, side_by_side, with_trainloop
 from benchmarks.speed.processes import Process
 from benchmarks.speed.sections import Goal, Section, Settings, outside, saving
 from benchmarks.speed.turns import GO, FirstTurn, Turns
@@ -95,6 +96,38 @@ def test_a_first_turn_has_begun_before_the_peer_is_ready():
     with pytest.raises(SystemExit, match="0"):
         turns.next()
     assert channel.sent == [{"seconds": 1.5}]
+
+
+def test_peers_side_by_side_train_one_at_a_time(monkeypatch):
+    training, most = [], []
+
+    def train(workload, steps, turns, *, name):
+        while True:
+            turns.next()
+            training.append(name)
+            most.append(len(training))
+            training.remove(name)
+
+    monkeypatch.setitem(sys.modules, "benchmarks.speed.peers.made_up", types.SimpleNamespace(train=train))
+    kinds = {name: Kind(name, "made_up.train", {"name": name}) for name in "abc"}
+    channel = FakeChannel(4)
+    with pytest.raises(SystemExit):
+        side_by_side.peers(TINY, 1, Turns(channel), kinds=kinds)
+    assert len(channel.sent) == 4
+    assert all({*answer["sides"]} == {*"abc"} for answer in channel.sent)
+    assert all(seconds[0] > 0 for answer in channel.sent for seconds in answer["sides"].values())
+    assert most == [1] * len(most)
+    assert len(most) >= 15  # each has a turn to warm up, and four more
+
+
+def test_everything_on_is_held_against_everything_off_of_the_same_process():
+    seconds = {BASELINE: [1.0, 10.0], "trainloop": [1.02, 10.2], "trainloop_bare": [1.0, 10.0], CONTROL: [1.01, 10.1]}
+    found = {"mlp": {"processes": 2, "seconds": seconds}}
+    row = SECTIONS["side_by_side"].describe(found).splitlines()[-1]
+    of_round = "2 rounds in 2 processes"
+    assert row.endswith(f"| 1.020 (1.020 to 1.020) | 1.010 (1.010 to 1.010) | 1.020 (1.020 to 1.020) | {of_round} |")
+    [goal] = SECTIONS["side_by_side"].goals(found)
+    assert (goal.measured, goal.met) == ("1.02", False)
 
 
 def test_a_process_that_fails_says_what_it_has_printed():

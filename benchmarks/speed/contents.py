@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.speed.sections import Section, growth, outside, passes, saving, start_up, training
+from benchmarks.speed.sections import Section, growth, outside, passes, saving, side_by_side, start_up, training
 from benchmarks.speed.workloads import WORKLOADS
 
 TRAINING = "training"
 SECTIONS: dict[str, Section] = {
     **{f"{TRAINING} {name}": training.section(name) for name in WORKLOADS},
+    "side_by_side": side_by_side.SECTION,
     "outside": outside.SECTION,
     "steps": growth.STEPS,
     "depth": growth.DEPTH,

@@ -11,7 +11,7 @@ import tensorflow as tf
 from absl import logging
 
 from trainloop.data import nodes
-from trainloop.data.streams import Stream
+from trainloop.data.streams import Stream, begun
 
 Resume = Literal["replay", "epoch"]
 
@@ -91,12 +91,12 @@ class DatasetStream(Stream):
     def seek(self, epoch: int, batch: int) -> None:
         """Leaves the iterator where it stands, which is the position; makes the first one where there is none."""
         if self.iterator is None:
-            self._make_iterator(self._dataset)
+            self._note_iterator(begun(self._dataset))
 
     def begin_epoch(self) -> None:
         """Iterates the dataset anew, unless it has no end."""
         if self.restarts:
-            self._make_iterator(self._dataset)
+            self._note_iterator(iter(self._dataset))
 
     def resume(self, passes: int, taken: int) -> bool:
         """Goes to the order of a pass, and where the dataset is replayed past the batches that were taken of it.
@@ -117,23 +117,23 @@ class DatasetStream(Stream):
                 "another order than in the run that was saved. Make the dataset anew after restore"
             )
         while self.passes < passes - 1:
-            self._make_iterator(self._dataset)
+            self._note_iterator(iter(self._dataset))
         if self._is_saved:  # TensorFlow makes the last one itself
             self.iterator = self.saved_iterator = self.iterator or self._first
             self.passes = passes
             self.note_ahead()  # it may have been when it was saved
         elif self.replays:
-            self._make_iterator(self._dataset.skip(taken))
+            self._note_iterator(begun(self._dataset.skip(taken)))
         elif self.passes < passes:
-            self._make_iterator(self._dataset)
+            self._note_iterator(begun(self._dataset))
         return self.replays
 
     def note_ahead(self) -> None:
         """Has the rest of the pass taken in a way in which it may end at any batch."""
         self.taken_inline = self._can_be_taken_inline and self._cardinality == tf.data.INFINITE_CARDINALITY
 
-    def _make_iterator(self, dataset: tf.data.Dataset) -> None:
-        self.iterator = iter(dataset)
+    def _note_iterator(self, iterator: Any) -> None:
+        self.iterator = iterator
         self.taken_inline = self._can_be_taken_inline
         self.saved_iterator = self.iterator if self._is_saved else None
         self.passes += 1

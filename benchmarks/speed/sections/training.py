@@ -11,9 +11,9 @@ from benchmarks.speed.processes import started
 from benchmarks.speed.sections import Found, Goal, Section, Settings, at_least, at_most, table
 from benchmarks.speed.workloads import WORKLOADS
 
-_OURS, _BARE = "trainloop", "trainloop_bare"
-_HIGHEST = [(_OURS, BASELINE, 1.01), (_OURS, _BARE, 1.01)]
-_HIGHEST_OF_TINY = [(_OURS, BASELINE, 1.00), ("trainloop_arrays", BASELINE, 0.95), (_OURS, _BARE, 1.01)]
+_OURS = "trainloop"
+_HIGHEST = [(_OURS, BASELINE, 1.01)]
+_HIGHEST_OF_TINY = [(_OURS, BASELINE, 1.00), ("trainloop_arrays", BASELINE, 0.95)]
 _LOWEST_OF_TINY = [("fit", _OURS, 4.0), ("fit_100", _OURS, 1.15), ("orbit", _OURS, 1.15)]
 
 
