@@ -18,7 +18,8 @@ from trainloop.tracing import LayerCall, Trace
 
 Kind = Literal["random", "write", "unknown"]
 
-_RANDOM = re.compile(
+# Types of ops, as patterns that are compiled when the first op is looked at: an import need not wait for that.
+_RANDOM = (
     r"Random(Uniform|UniformInt|StandardNormal|Gamma|Poisson(V2)?|Shuffle|Crop|IndexShuffle)"
     r"|(Parameterized)?TruncatedNormal|Multinomial|NonDeterministicInts|RiscRandomUniform|RngReadAndSkip|RngSkip"
     r"|Stateful(Uniform\w*|StandardNormal\w*|TruncatedNormal|RandomBinomial)"
@@ -27,14 +28,14 @@ _RANDOM = re.compile(
     r"|SampleDistortedBoundingBox(V2)?|\w+CandidateSampler|Skipgram|NegTrain|CudnnRNN(V2|V3)?|Fractional(Max|Avg)Pool"
     r"|(Experimental)?RandomDataset(V2)?|Shuffle(AndRepeat)?Dataset(V2|V3)?"
 )
-_WRITES = re.compile(
+_WRITES = (
     r"Assign\w*Variable(Op|Xla\w+)|Resource(Sparse)?Apply\w+|ResourceScatter\w+|ResourceStridedSliceAssign"
     r"|ResourceCountUpTo|LookupTable(Insert|Remove|Import)(V2)?|InitializeTable\w*"
     r"|Assign(Add|Sub)?|(Sparse)?Apply[A-Z]\w+|Scatter(Nd)?(Add|Sub|Mul|Div|Min|Max|Update)"
 )
-_READS = re.compile(r"ReadVariable(Op|XlaSplitND)|ResourceGather(Nd)?")
+_READS = r"ReadVariable(Op|XlaSplitND)|ResourceGather(Nd)?"
 # What is stateful in the eyes of TensorFlow, but neither draws nor leaves anything behind in the process.
-_HARMLESS = re.compile(
+_HARMLESS = (
     r"_?(Arg|Retval|Send|Recv|HostSend|HostRecv|DeviceArg|DeviceRetval)|VariableV?2?|VarHandleOp|_VarHandlesOp"
     r"|VariableShape|VarIsInitializedOp|_ReadVariablesOp|DisableCopyOnRead|TemporaryVariable|DeepCopy|Empty"
     r"|GuaranteeConst|IsResourceHandleRefCounting|IsTensorFloat32Enabled|DeviceIndex|GraphDefVersion|Timestamp"
@@ -54,15 +55,15 @@ _roles: dict[str, _Role] = {}
 def _role_of(op: tf.Operation) -> _Role:
     """Returns what an op is by its type, which has one answer for all ops of that type."""
     kind, definition = op.type, op.op_def
-    if _RANDOM.fullmatch(kind):
+    if re.fullmatch(_RANDOM, kind):
         return "random"
     if any(attribute.type in ("func", "list(func)") for attribute in definition.attr):
         return "call"
-    if _WRITES.fullmatch(kind):
+    if re.fullmatch(_WRITES, kind):
         return "write"
-    if _READS.fullmatch(kind):
+    if re.fullmatch(_READS, kind):
         return "read"
-    return "unknown" if definition.is_stateful and not _HARMLESS.fullmatch(kind) else "none"
+    return "unknown" if definition.is_stateful and not re.fullmatch(_HARMLESS, kind) else "none"
 
 
 @dataclasses.dataclass(eq=False, frozen=True)

@@ -35,11 +35,11 @@ except ImportError as error:
     raise ImportError(built_differently(str(error))) from error
 
 # The stateful ops that may be done once for all samples, or for many of them at a time: they only read.
-_READS = re.compile(
+_READS = (
     r"ReadVariableOp|ResourceGather(Nd)?|VariableShape|VarIsInitializedOp|VarHandleOp|LookupTable(Find|Size)V2"
     r"|DisableCopyOnRead|IsResourceHandleRefCounting|CheckNumerics(V2)?"
 )
-_CALLS = re.compile(r"StatefulPartitionedCall|While|If|Case")
+_CALLS = r"StatefulPartitionedCall|While|If|Case"
 # Ops that TensorFlow's vectorization does not know, or not with one filter for all; all samples are one larger batch.
 _OF_A_BATCH = frozenset(
     {"Conv3D", "DepthwiseConv2dNative", "LRN", "ResizeArea", "ResizeBicubic", "ResizeBilinear", "ResizeNearestNeighbor"}
@@ -179,7 +179,7 @@ def _called_by(op: tf.Operation) -> Iterator[tf.Operation]:
 
 def _check(op: tf.Operation, *, is_done_once: bool) -> None:
     """Raises where an op does what cannot be done for many samples at a time."""
-    if not op.op_def.is_stateful or _READS.fullmatch(op.type) or _CALLS.fullmatch(op.type):
+    if not op.op_def.is_stateful or re.fullmatch(_READS, op.type) or re.fullmatch(_CALLS, op.type):
         return
     if op.type != "Assert" or not is_done_once:
         raise NotReplayableError(f"{op.type} {op.name!r} keeps a state, or is not known to keep none")

@@ -106,7 +106,7 @@ def _environment() -> dict[str, str]:
     """Returns what a process finds in its environment; it may keep compiled modules, as an installed package does.
 
     glibc has two threads share a part of the heap where it has run out of parts (eight for each core): who shares with
-    whom is chance, and makes a tiny step a sixth to a half slower for as long as the process lives. So there are more.
+    whom is chance, and makes a tiny step a tenth to a third slower for as long as the process lives. So there are more.
     """
     here = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     return {"TF_CPP_MIN_LOG_LEVEL": "3", "TERM": "xterm", "MALLOC_ARENA_MAX": "64"} | here

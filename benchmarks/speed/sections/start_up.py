@@ -24,8 +24,8 @@ def _measure(settings: Settings) -> Found:
             workload = WORKLOADS[model]
             peers = {name: FirstSteps(forks, Task(TRAINING[name], workload, 1)) for name in _COMPARED}
             peers[CONTROL] = FirstSteps(forks, Task(TRAINING["fit"], workload, 1))
-            # A first step of EfficientNetB0 takes ten seconds and more.
-            found[model] = rounds.play(peers, settings.few if model == "efficientnet" else settings.rounds)
+            # A first step of the tiny MLP takes half a second, one of EfficientNetB0 ten seconds and more.
+            found[model] = rounds.play(peers, settings.few if model == "efficientnet" else 3 * settings.rounds)
     return found
 
 
@@ -46,11 +46,13 @@ def _describe(found: Found) -> str:
             took = f"{statistics.median(seconds):.2f} s"
             rows.append([WORKLOADS[model].title, title, took, str(rounds.ratio(found[model], name, "fit"))])
     milliseconds = statistics.median(found["import"]) * 1e3
-    return (
+    of_models = (f"{len(found[model]['fit'])} of {WORKLOADS[model].title}" for model in _MODELS)
+    text = (
         "From a process that has imported TensorFlow and tf-keras to its first step, the peer's own imports included. "
-        f"That of trainloop takes {milliseconds:.0f} ms in a new process.\n\n"
-        + table(["model", "peer", "first step", "seconds / tf-keras `fit`"], rows)
+        f"That of trainloop takes {milliseconds:.0f} ms in a new process. Rounds: {len(found['import'])} of it, "
+        f"{', '.join(of_models)}."
     )
+    return f"{text}\n\n{table(['model', 'peer', 'first step', 'seconds / tf-keras `fit`'], rows)}"
 
 
 def _goals(found: Found) -> list[Goal]:
