@@ -98,26 +98,40 @@ def test_a_first_turn_has_begun_before_the_peer_is_ready():
     assert channel.sent == [{"seconds": 1.5}]
 
 
-def test_peers_side_by_side_train_one_at_a_time(monkeypatch):
-    training, most = [], []
+def made_up(monkeypatch, train):
+    """Returns tasks, as `side_by_side.peers` takes them, of three peers that train so."""
+    monkeypatch.setitem(sys.modules, "benchmarks.speed.peers.made_up", types.SimpleNamespace(train=train))
+    return {name: Kind(name, "made_up.train", {"name": name}) for name in "abc"}
+
+
+def test_each_peer_of_a_process_has_a_turn_in_each_of_its_turns(monkeypatch):
+    trained = []
 
     def train(workload, steps, turns, *, name):
         while True:
             turns.next()
-            training.append(name)
-            most.append(len(training))
-            training.remove(name)
+            trained.append(name)
 
-    monkeypatch.setitem(sys.modules, "benchmarks.speed.peers.made_up", types.SimpleNamespace(train=train))
-    kinds = {name: Kind(name, "made_up.train", {"name": name}) for name in "abc"}
     channel = FakeChannel(4)
     with pytest.raises(SystemExit):
-        side_by_side.peers(TINY, 1, Turns(channel), kinds=kinds)
-    assert len(channel.sent) == 4
-    assert all({*answer["sides"]} == {*"abc"} for answer in channel.sent)
-    assert all(seconds[0] > 0 for answer in channel.sent for seconds in answer["sides"].values())
-    assert most == [1] * len(most)
-    assert len(most) >= 15  # each has a turn to warm up, and four more
+        side_by_side.peers(TINY, 1, Turns(channel), kinds=made_up(monkeypatch, train))
+    assert trained[:3] == [*"abc"]  # each traces by itself, and warms up
+    each = [trained[start : start + 3] for start in range(3, len(trained), 3)]
+    assert [sorted(names) for names in each] == [[*"abc"]] * 4
+    assert [[*answer["sides"]] for answer in channel.sent] == [[*"abc"]] * 4
+    assert all(seconds > 0 for answer in channel.sent for [seconds] in answer["sides"].values())
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_peer_of_a_process_that_fails_ends_it(monkeypatch):
+    def train(workload, steps, turns, *, name):
+        turns.next()
+        if name == "b":
+            raise ValueError("of the peer")
+        turns.next()
+
+    with pytest.raises(EOFError):
+        side_by_side.peers(TINY, 1, Turns(FakeChannel(1)), kinds=made_up(monkeypatch, train))
 
 
 def test_everything_on_is_held_against_everything_off_of_the_same_process():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,7 +12,8 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from trainloop import Phase, Trainer, data
+from trainloop import Checkpointing, Every, Phase, Trainer, data
+from trainloop.data import datasets, streams
 
 DEADLINE = 60  # seconds, for what takes a moment
 
@@ -63,3 +65,30 @@ def test_data_are_read_while_the_step_is_traced(make: Callable[[threading.Event]
     trainer = Waiting(begun)
     trainer.fit(make(begun), steps=2)
     assert trainer.step == 2
+
+
+def test_only_an_iterator_that_a_step_is_traced_for_begins_by_itself(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of the epoch after the last would read in vain, and so would one into which a saved position is put."""
+    begun: list[Any] = []
+    monkeypatch.setattr(datasets, "begun", lambda dataset: begun.append(dataset) or streams.begun(dataset))
+
+    def fit(epochs: int) -> Trainer:
+        tf_keras.backend.clear_session()
+        trainer = Trainer(
+            tf_keras.Sequential([tf_keras.layers.Dense(1, input_shape=(1,))]),
+            "sgd",
+            loss="mse",
+            workdir=tmp_path / "run",
+            default_callbacks=False,
+            callbacks=[Checkpointing(Every(steps=5))],
+        )
+        trainer.restore_or_initialize()
+        trainer.fit(tf.data.Dataset.from_tensor_slices((np.ones([6, 1]), np.ones([6]))).batch(2), epochs=epochs)
+        return trainer
+
+    assert fit(3).step == 9
+    assert len(begun) == 1
+    assert fit(4).step == 12  # from the checkpoint of step 5, in the middle of an epoch
+    assert len(begun) == 1
