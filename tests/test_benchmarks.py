@@ -1,10 +1,13 @@
 """The harness of `make bench`: who trains when, what follows from the seconds, and the page. Few train here."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
+import queue
 import random
 import sys
+import threading
 import types
 from pathlib import Path
 
@@ -13,13 +16,14 @@ import pytest
 from benchmarks.speed import document, plot, rounds
 from benchmarks.speed.contents import SECTIONS, chosen
 from benchmarks.speed.peers import BASELINE, CONTROL, Kind, Task, importing, side_by_side, with_trainloop
-from benchmarks.speed.processes import Process
+from benchmarks.speed.processes import Process, played
 from benchmarks.speed.sections import Goal, Section, Settings, outside, saving
 from benchmarks.speed.turns import GO, FirstTurn, Turns
 from benchmarks.speed.workloads import WORKLOADS, deep
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = dataclasses.replace(deep(2), rows=64)
+PATIENCE = 60  # seconds, for what would else wait forever where the code is broken
 SETTINGS = Settings(["mlp"], ["trainloop"], rounds=3, seconds=0.5)
 
 
@@ -77,6 +81,18 @@ def test_the_processes_of_a_peer_share_its_rounds():
     assert shares == [[3, 3, 3], [3, 3, 4], [1, 1]]
 
 
+def test_the_seconds_of_all_processes_of_a_peer_count(monkeypatch):
+    begun = iter([1.0, 2.0])
+
+    @contextlib.contextmanager
+    def started(tasks):
+        seconds = itertools.repeat(next(begun))
+        yield {name: FakePeer(name, seconds, []) for name in tasks}
+
+    monkeypatch.setattr("benchmarks.speed.processes.started", started)
+    assert played({"a": TINY, "b": TINY}, [2, 1]) == {"a": [1.0, 1.0, 2.0], "b": [1.0, 1.0, 2.0]}
+
+
 def test_a_turn_lasts_from_one_call_to_the_next():
     channel = FakeChannel(2)
     turns = Turns(channel, itertools.count(0.0, 1.5).__next__)
@@ -122,8 +138,10 @@ def test_each_peer_of_a_process_has_a_turn_in_each_of_its_turns(monkeypatch):
     assert all(seconds > 0 for answer in channel.sent for [seconds] in answer["sides"].values())
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_peer_of_a_process_that_fails_ends_it(monkeypatch):
+    told = queue.Queue()
+    monkeypatch.setattr(threading, "excepthook", lambda failed: told.put(str(failed.exc_value)))
+
     def train(workload, steps, turns, *, name):
         turns.next()
         if name == "b":
@@ -132,6 +150,7 @@ def test_a_peer_of_a_process_that_fails_ends_it(monkeypatch):
 
     with pytest.raises(EOFError):
         side_by_side.peers(TINY, 1, Turns(FakeChannel(1)), kinds=made_up(monkeypatch, train))
+    assert told.get(timeout=PATIENCE) == "of the peer"
 
 
 def test_everything_on_is_held_against_everything_off_of_the_same_process():

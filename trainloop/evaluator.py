@@ -10,24 +10,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import tensorflow as tf
-import tf_keras
 
-from trainloop import arguments, batch_norm, data, guard, keras_hooks, monte_carlo, step_context
+from trainloop import arguments, batch_norm, data, keras_hooks, monte_carlo, step_context
 from trainloop.agenda import Pace
-from trainloop.batch_norm import StatisticsLoop
 from trainloop.callback import Callback
 from trainloop.gathering_loop import GatheringLoop
 from trainloop.interrupts import Interrupted, Interrupts
 from trainloop.monte_carlo import Sampling
 from trainloop.phase import Phase
+from trainloop.phase_loops import PhaseLoops
 from trainloop.signatures import strict
-from trainloop.state import State, new_window, reset_window
-from trainloop.step_contracts import StepContracts
-from trainloop.step_methods import StepMethods
+from trainloop.state import reset_window
 from trainloop.summing_loop import SummingLoop
-from trainloop.user_code import noted
-from trainloop.variables import unpacked
-from trainloop.workdir import Workdir
 
 if TYPE_CHECKING:
     from trainloop.trainer import Trainer
@@ -58,41 +52,10 @@ class Pass(NamedTuple):
         return at_most if self.count is None else min(at_most, self.count - taken)
 
 
-class Asked(NamedTuple):
-    """What a loop was last asked for.
-
-    Attributes:
-      element_spec: What the batches are like.
-      argument: What the data are called in messages.
-      options: What else the loop was made for.
-    """
-
-    element_spec: Any
-    argument: str
-    options: dict[str, Any]
-
-
-class _ById:
-    """An object as a part of a dict's key: equal to itself alone, and kept alive."""
-
-    def __init__(self, value: Any):
-        self._value = value
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _ById) and self._value is other._value
-
-    def __hash__(self) -> int:
-        return id(self._value)
-
-
-class Evaluator(StepMethods):
+class Evaluator(PhaseLoops):
     """What a `Trainer` does outside of training, and how it goes from one phase into another and back."""
 
-    state: State
     callbacks: list[Callback]
-    run_eagerly: bool
-    seed: int
-    workdir: Workdir | None
     phase: Phase | None = None
     phase_reason: str = ""
 
@@ -100,10 +63,6 @@ class Evaluator(StepMethods):
         super().__init__(*args, **kwargs)
         self.clock: Callable[[], float] = time.perf_counter
         self.latest_metrics: dict[str, Any] = {}
-        self._loops: dict[Any, Any] = {}
-        self._asked: dict[Phase, Asked] = {}
-        self._contracts = StepContracts(self.models, self.optimizers)
-        self._layers: list[Any] | None = None
         self._interrupts: Interrupts | None = None
 
     @property
@@ -342,88 +301,6 @@ class Evaluator(StepMethods):
         metrics = [metric for model in models for metric in keras_hooks.metrics_in(model) if id(metric) not in borrowed]
         states = [state for model in models for state in keras_hooks.states_kept_between_batches(model)]
         return [*states, *(variable for metric in metrics for variable in metric.variables)]
-
-    def _loop(
-        self,
-        phase: Phase,
-        batches: Any,
-        argument: str,
-        *,
-        inline: bool = False,
-        sampling: Sampling | None = None,
-        gathers: bool = False,
-        **options: Any,
-    ) -> Any:
-        """Returns the compiled loop of a phase; one is made anew only where its graph would be another one.
-
-        What changes a graph: the kind of batches, which layers there are, which are frozen or pinned, and the run's
-        seed, which a checkpoint may bring. So `layer.trainable = False` takes effect also when it is set after a step
-        was traced.
-        """
-        spec = repr(batches.element_spec)
-        kind = (phase, spec, self.run_eagerly, self.seed, guard.all_pins())
-        kind += (sampling, gathers, *options.values())
-        self._asked[phase] = Asked(
-            batches.element_spec, argument, {"sampling": sampling, "gathers": gathers, **options}
-        )
-        loop = self._loops.get((kind, self._layers_as_they_stand()))
-        is_new = loop is None
-        if is_new:
-            shared = {
-                "counter": self.state.step,
-                "epoch": self.state.epoch,
-                "root": self.model,
-                "seed": self.seed,
-                "jit_compile": self.jit_compile,
-                "run_eagerly": self.run_eagerly,
-            }
-            loop = self._make_loop(phase, sampling, gathers, shared | options)
-        with noted(f"while tracing a step for the batches of {argument}=: {spec}"):
-            loop.prepare(batches, inline=inline)
-        if is_new:
-            self._after_trace(loop)
-            metrics = self._metrics_within_reach()
-            self._contracts.judge(loop, self.model, metrics, self.state, self.workdir)
-            self._loops[kind, self._layers_as_they_stand()] = loop  # asked again: the trace may have made layers
-        return loop
-
-    def _make_loop(
-        self, phase: Phase, sampling: Sampling | None, gathers: bool, options: dict[str, Any]
-    ) -> SummingLoop | GatheringLoop:
-        """Returns the loop that serves a phase, not yet compiled."""
-        if gathers:
-            method = self.predict_step
-            if sampling is not None:
-                method = monte_carlo.predict_step(method, sampling, list(self.models.values()))
-            return GatheringLoop(method, phase, self.strategy, **options)
-        options |= {"metrics": self.metrics, "window": self.state.window if phase is Phase.TRAIN else new_window()}
-        if phase is Phase.UPDATE_BN:
-            return StatisticsLoop(self._forward, phase, self.strategy, **options)
-        method = self.train_step if phase is Phase.TRAIN else self.eval_step
-        if sampling is not None:
-            own_loss = self._overrides("compute_loss") or self._overrides("eval_step")
-            of_mean = {} if own_loss else {"loss_of_mean": self._loss_of_outputs, "penalties": self._penalties}
-            method = monte_carlo.eval_step(method, sampling, list(self.models.values()), **of_mean)
-        return SummingLoop(method, phase, self.strategy, **options)
-
-    def _after_trace(self, loop: SummingLoop | GatheringLoop) -> None:
-        """Called when a step was traced, which may have made layers and metrics build their variables."""
-        self._layers = None
-        if loop.compiled_step is not None and isinstance(loop, StatisticsLoop):
-            batch_norm.check_updates(loop, self.models)
-        if isinstance(loop, SummingLoop) and loop.phase is Phase.TRAIN:
-            self.state.track_metrics(self.metrics.in_training(loop.updates_metrics))
-
-    def _metrics_within_reach(self) -> list[tf_keras.metrics.Metric]:
-        """Returns the Trainer's metrics, and those that a subclass keeps as attributes, in lists or dicts."""
-        kept = [value for value in unpacked(vars(self)) if isinstance(value, tf_keras.metrics.Metric)]
-        return [*self.metrics.objects, *kept]
-
-    def _layers_as_they_stand(self) -> tuple[tuple[Any, bool], ...]:
-        """Returns every layer, and whether it is trainable; the layers are part of a key, so that none is forgotten."""
-        if self._layers is None:
-            self._layers = [layer for model in self.models.values() for layer in keras_hooks.layers_of(model)]
-        return tuple((_ById(layer), layer.trainable) for layer in self._layers)
 
     @contextlib.contextmanager
     def _in_phase(self, phase: Phase, reason: str) -> Iterator[dict[str, Any]]:

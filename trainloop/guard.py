@@ -16,7 +16,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from trainloop import draws, function_calls, keras_hooks, random, tracing
+from trainloop import draws, function_calls, keras_hooks, numbering, tracing
 from trainloop.ambient import Ambient, graphs_around
 from trainloop.keras_hooks import Layer
 from trainloop.policy import Policy
@@ -253,7 +253,7 @@ _DRAWING = ("dropout", "noise", "augmentation")
 
 def _check_repeats(found: Scope, held: _Held) -> None:
     """Objects to a draw without a key under `tf.recompute_grad`, which calls the layer again for the gradient."""
-    if keras_hooks.strength_of(held.layer) > 0 and draws.recomputations() and not random.are_keyed():
+    if keras_hooks.strength_of(held.layer) > 0 and draws.recomputations() and not numbering.are_keyed():
         what = (
             f"{type(held.layer).__name__} draws under tf.recompute_grad, which draws anew for the gradient: that would "
             "be the gradient of another mask"

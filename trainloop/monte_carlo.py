@@ -25,7 +25,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from trainloop import keras_hooks, moments, random, results, tracing
+from trainloop import keras_hooks, moments, numbering, results, tracing
 from trainloop.moments import Block, State
 from trainloop.phase import Phase
 from trainloop.replays import NotReplayableError, Sample
@@ -174,7 +174,7 @@ def _over_samples(
     """
     found = {id(kept): kept.read_value() for kept in _states_kept(models)}
     sample = Sample()
-    with random.sample(sample.number):
+    with numbering.sample(sample.number):
         first = draw()
     if samples == 1:
         return first, begin(first, 0)
@@ -183,7 +183,7 @@ def _over_samples(
         """Draws one sample; a `stateful=True` RNN begins each with the state that the batch has found."""
         for kept in _states_kept(models):
             kept.assign(found.get(id(kept), tf.zeros_like(kept)))
-        with random.sample(number):
+        with numbering.sample(number):
             return tf.nest.map_structure(lambda leaf: leaf[tf.newaxis], draw())
 
     try:
@@ -207,7 +207,7 @@ def _replayed(
 
     def drawn_together(number: tf.Tensor) -> Any:
         tracing.note_replay()
-        with random.untouched():
+        with numbering.untouched():
             return tf.nest.pack_sequence_as(first, replay.block(number, size))
 
     return _over_blocks(drawn_together, take_in, begin(first, blocks), samples, size, blocks)

@@ -20,8 +20,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from trainloop.draws import built_differently
 from trainloop.effects import functions_of
+from trainloop.versions import built_differently
 
 try:
     from tensorflow.python.ops.parallel_for.pfor import (

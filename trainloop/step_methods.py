@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import tensorflow as tf
 
-from trainloop import arguments, batches, gradient_sums, keras_hooks, random, results, signatures, step_context
+from trainloop import arguments, batches, gradient_sums, keras_hooks, numbering, results, signatures, step_context
 from trainloop.gradient_sums import Gradient
 from trainloop.losses import Loss, LossSpec, Metrics
 from trainloop.origins import warn_user
@@ -236,7 +236,7 @@ class StepMethods:
         return result, {key: gradient_sums.dense(gradient_sums.scale(each, share)) for key, each in found.items()}
 
     def _accumulated_fields(self, batch: Any, phase: Phase) -> tuple[dict[str, Any], Gradients]:
-        with random.function_of_step():
+        with numbering.function_of_step():
             result, found = self._accumulated(batch, phase)
         return vars(result), found
 

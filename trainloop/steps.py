@@ -27,7 +27,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from trainloop import batches, guard, random
+from trainloop import batches, guard, numbering
 from trainloop.contract_report import ContractReport
 from trainloop.phase import Phase
 from trainloop.step_context import StepContext, within
@@ -190,7 +190,7 @@ class InnerLoop:
     def _part_of_step(self, part: Any, context: StepContext, replica: int) -> Any:
         around = self._around_batch_norm
         scope = guard.scope(self.phase.value, self.phase.policy, root=self._root, around_batch_norm=around)
-        keyed = random.keyed(seed=self._seed, phase=self.phase.value, place=context.place, replica=replica)
+        keyed = numbering.keyed(seed=self._seed, phase=self.phase.value, place=context.place, replica=replica)
         with within(context), scope as opened, keyed:
             self.traces.append(opened.trace)
             return self._finish(call_user(self._method, part, self.phase), part, context.rows)

@@ -48,5 +48,19 @@ def check_installed() -> None:
     check_versions(tensorflow, tf_keras)
 
 
+def built_differently(what: str) -> str:
+    """Returns the message for a TensorFlow that lacks something private.
+
+    Args:
+      what: What it lacks.
+    """
+    import tensorflow as tf  # the rest of this module is there before it
+
+    return (
+        f"TensorFlow {tf.__version__} is built differently from the versions trainloop was tested with ({what}). "
+        "Install one of the range in trainloop's pyproject.toml."
+    )
+
+
 def _minor_version(version: str) -> str:
     return ".".join(version.split(".")[:2])

@@ -11,10 +11,11 @@ import subprocess
 import sys
 import termios
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.speed import rounds
 from benchmarks.speed.peers import Task
 from benchmarks.speed.turns import GO
 
@@ -127,3 +128,21 @@ def started(tasks: Mapping[str, Task]) -> Iterator[dict[str, Process]]:
             for name in some:
                 processes[name].end()
         yield processes
+
+
+def played(tasks: Mapping[str, Task], shares: Iterable[int]) -> dict[str, list[float]]:
+    """Gives each peer a turn in each round, where several processes of it, one after the other, share the rounds.
+
+    Args:
+      tasks: What the peers do.
+      shares: The rounds of each process.
+
+    Returns:
+      The seconds of each peer's turns.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in tasks}
+    for share in shares:
+        with started(tasks) as processes:
+            for name, own in rounds.play(processes, share).items():
+                seconds[name] += own
+    return seconds

@@ -62,21 +62,37 @@ def woken() -> tf.data.Dataset:
     return inline().map(lambda x, y: (x, y))
 
 
+def found_in_all_phases(source: Callable[[], tf.data.Dataset], **options: Any) -> list[np.ndarray]:
+    """Returns what each phase finds, after all were made to take their batches in one way."""
+    tf_keras.utils.set_random_seed(0)
+    parts = [tf_keras.Input([3]), tf_keras.layers.Dense(4), tf_keras.layers.BatchNormalization()]
+    model = tf_keras.Sequential([*parts, tf_keras.layers.Dropout(0.3), tf_keras.layers.Dense(1)])
+    trainer = Trainer(model, "adam", loss="mse", seed=0, default_callbacks=False, **options)
+    history = trainer.fit(source(), epochs=3, eval_data=source())
+    evaluated = trainer.evaluate(source(), steps=5)
+    predicted = trainer.predict(source().take(3))
+    sampled = trainer.evaluate(source(), phase=Phase.MC_PREDICT, samples=3)
+    samples = trainer.predict(source(), phase=Phase.MC_PREDICT, samples=3, keep_samples=True).samples
+    trainer.update_bn(source())
+    traced = [(loop.phase, *loop._loops) for loop in trainer._loops.values() if loop.can_join]
+    assert {phase for phase, *_ in traced} >= {Phase.TRAIN, Phase.EVAL, Phase.UPDATE_BN, Phase.MC_PREDICT}
+    assert all(ways == [source is inline] for _, *ways in traced)
+    return [*model.get_weights(), *history["eval/loss"], evaluated["loss"], predicted, sampled["loss"], samples]
+
+
 @pytest.mark.parametrize("run_eagerly", [False, True])
 def test_the_bits_are_the_same_whoever_takes_the_batches(run_eagerly: bool) -> None:
-    def found(source: Callable[[], tf.data.Dataset]) -> list[np.ndarray]:
-        tf_keras.utils.set_random_seed(0)
-        model = tf_keras.Sequential([tf_keras.Input([3]), tf_keras.layers.Dropout(0.3), tf_keras.layers.Dense(1)])
-        trainer = Trainer(model, "adam", loss="mse", seed=0, default_callbacks=False, run_eagerly=run_eagerly)
-        history = trainer.fit(source(), epochs=3, eval_data=source())
-        evaluated = trainer.evaluate(source(), steps=5)
-        predicted = trainer.predict(source().take(3))
-        traced = {loop.phase: [*loop._loops] for loop in trainer._loops.values()}
-        phases = (Phase.TRAIN, Phase.EVAL) if run_eagerly else (Phase.TRAIN, Phase.EVAL, Phase.PREDICT)
-        assert {phase: traced[phase] for phase in phases} == {phase: [source is inline] for phase in phases}
-        return [*model.get_weights(), *history["eval/loss"], evaluated["loss"], predicted]
+    woke = found_in_all_phases(woken, run_eagerly=run_eagerly)
+    for one, other in zip(found_in_all_phases(inline, run_eagerly=run_eagerly), woke, strict=True):
+        np.testing.assert_array_equal(one, other)
 
-    for one, other in zip(found(inline), found(woken), strict=True):
+
+def test_the_bits_of_two_replicas_are_the_same_whoever_takes_the_batches(
+    two_replicas: tf.distribute.MirroredStrategy,
+) -> None:
+    with two_replicas.scope():
+        woke, took = found_in_all_phases(woken), found_in_all_phases(inline)
+    for one, other in zip(took, woke, strict=True):
         np.testing.assert_array_equal(one, other)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from trainloop import random, tracing
+from trainloop import numbering, tracing
 from trainloop.data.order import InOrder, Order
 from trainloop.signatures import check_called_with
 from trainloop.user_code import call_user, own_exceptions
@@ -195,7 +195,7 @@ class RowData(AddressedData):
 
         def prepare(place: tf.Tensor, batch: Batch) -> Batch:
             # A draw that the user's functions make without a key gets one too, from the place of the batch.
-            with tracing.recorded() as trace, random.keyed(seed=seed, phase="data", place=place, replica=0):
+            with tracing.recorded() as trace, numbering.keyed(seed=seed, phase="data", place=place, replica=0):
                 batch = _returned(call_user(self.map_fn, batch), "map_fn") if self.map_fn else batch
                 if augment_fn:
                     key = tf.stack([seed, place])

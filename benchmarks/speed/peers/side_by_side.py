@@ -5,6 +5,7 @@ What makes two processes of one program differ for as long as they live is the s
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import threading
 from collections.abc import Mapping
@@ -26,7 +27,8 @@ class Side:
         self._channel, theirs = multiprocessing.Pipe()
 
         def train() -> None:
-            with theirs:  # whoever waits for the peer is told where it fails
+            # Whoever waits for the peer is told where it fails; where nobody waits any more, it ends in silence.
+            with theirs, contextlib.suppress(SystemExit):
                 task.function()(task.workload, task.steps, Turns(theirs), **task.kind.options)
 
         threading.Thread(target=train, daemon=True).start()

@@ -7,7 +7,7 @@ import statistics
 
 from benchmarks.speed import rounds
 from benchmarks.speed.peers import CONTROL, Kind, Task
-from benchmarks.speed.processes import started
+from benchmarks.speed.processes import played
 from benchmarks.speed.sections import Found, Goal, Section, Settings, at_least, table
 from benchmarks.speed.workloads import WORKLOADS
 
@@ -37,8 +37,8 @@ def _measure(settings: Settings) -> Found:
                 ),
                 CONTROL: keras,
             }
-            with started({peer: Task(kind, workload, 0) for peer, kind in kinds.items()}) as processes:
-                found[name][method] = rounds.play(processes, settings.few)
+            tasks = {peer: Task(kind, workload, 0) for peer, kind in kinds.items()}
+            found[name][method] = played(tasks, settings.shares)
     return found
 
 

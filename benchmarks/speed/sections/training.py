@@ -7,7 +7,7 @@ import statistics
 
 from benchmarks.speed import rounds
 from benchmarks.speed.peers import BASELINE, CONTROL, TRAINING, Task
-from benchmarks.speed.processes import started
+from benchmarks.speed.processes import played
 from benchmarks.speed.sections import Found, Goal, Section, Settings, at_least, at_most, table
 from benchmarks.speed.workloads import WORKLOADS
 
@@ -31,12 +31,8 @@ def _measure(name: str, settings: Settings) -> Found:
     workload = WORKLOADS[name]
     steps = settings.turn(workload.steps)
     chosen = [BASELINE, *(peer for peer in settings.peers if peer not in (BASELINE, CONTROL)), CONTROL]
-    seconds: dict[str, list[float]] = {peer: [] for peer in chosen}
-    for share in settings.shares:
-        with started({peer: Task(TRAINING[peer], workload, steps) for peer in chosen}) as processes:
-            for peer, each in rounds.play(processes, share).items():
-                seconds[peer] += each
-    return {"steps": steps, "seconds": seconds, "processes": len(settings.shares)}
+    tasks = {peer: Task(TRAINING[peer], workload, steps) for peer in chosen}
+    return {"steps": steps, "seconds": played(tasks, settings.shares), "processes": len(settings.shares)}
 
 
 def _describe(found: Found) -> str:
