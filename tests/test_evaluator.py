@@ -94,15 +94,6 @@ def test_what_a_hook_evaluates_is_not_the_eval_loss_of_the_run():
     assert "eval/loss" not in {**history, **trainer.latest_metrics}
 
 
-def test_a_changed_architecture_is_the_one_that_runs():
-    net = tf_keras.Sequential([tf_keras.Input([4]), tf_keras.layers.Dense(3), tf_keras.layers.Dense(1)])
-    trainer = make(net=net)
-    trainer.evaluate(batches())
-    net.pop()
-    net.add(tf_keras.layers.Dense(1))
-    assert trainer.evaluate(batches())["loss"] == pytest.approx(float(np.mean((net(X) - PAIRS[1]) ** 2)))
-
-
 def test_regularisation_counts_without_an_optimizer():
     net = tf_keras.Sequential([tf_keras.Input([4]), tf_keras.layers.Dense(1, kernel_regularizer="l2")])
     untrained = Trainer(net, loss="mse", default_callbacks=False).evaluate(batches())

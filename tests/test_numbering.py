@@ -42,6 +42,14 @@ def test_the_numbers_are_these_in_every_version() -> None:
     assert (found.tolist(), in_loop.tolist()) == ([977461, 983065], [603528, 115455])
 
 
+def test_a_draw_that_is_keyed_may_be_compiled_by_xla() -> None:
+    expected = compiled(lambda: tf.random.uniform([4], maxval=1000, dtype=tf.int32))
+    step = tf.function(
+        step_of(lambda: tf.random.uniform([4], maxval=1000, dtype=tf.int32)), autograph=False, jit_compile=True
+    )
+    np.testing.assert_array_equal(step(tf.constant(0, tf.int64)), expected)
+
+
 def test_each_draw_of_a_step_is_another_one() -> None:
     assert all_differ(compiled(lambda: [tf.random.uniform([4]) for _ in range(5)]))
     same_seed = [layers.Dropout(0.5, seed=3), layers.Dropout(0.5, seed=3)]
@@ -544,11 +552,3 @@ def test_eagerly_loops_and_branches_can_be_recomputed(
     expected = eagerly(lambda: value_and_gradients(block, numbered(monkeypatch)))
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
-
-
-def test_a_draw_that_is_keyed_may_be_compiled_by_xla() -> None:
-    expected = compiled(lambda: tf.random.uniform([4], maxval=1000, dtype=tf.int32))
-    step = tf.function(
-        step_of(lambda: tf.random.uniform([4], maxval=1000, dtype=tf.int32)), autograph=False, jit_compile=True
-    )
-    np.testing.assert_array_equal(step(tf.constant(0, tf.int64)), expected)

@@ -81,6 +81,16 @@ def test_parts_that_are_not_asked_to_be_whole_may_be_left_out(tmp_path: pathlib.
     restore(tmp_path, "model", "optimizer", model=Part(kernel=[2]))
 
 
+def test_what_tensorflow_counts_its_own_saves_with_need_not_have_been_saved(tmp_path: pathlib.Path) -> None:
+    save(tmp_path, first=tf.Variable(1.0))
+    first = tf.Variable(0.0)
+    checkpoint = tf.train.Checkpoint(first=first)
+    checkpoint.restore(str(tmp_path / "state"))  # which makes `save_counter`
+    first.assign(5.0)
+    Restored(tmp_path, 1, checkpoint)
+    assert first.numpy() == 1.0
+
+
 def test_a_variable_with_two_names_is_one(tmp_path: pathlib.Path) -> None:
     """As a compiled model holds its optimizer, which the Trainer holds too."""
     shared = Part(rate=[])

@@ -97,20 +97,13 @@ def arrays() -> data.ArrayData:
     return data.from_arrays((X, Y), batch_size=BATCH)
 
 
-def plain(batches: tf.data.Dataset) -> tf.data.Dataset:
-    """Without TensorFlow's autotuner, whose thread may keep whoever drops an iterator waiting for many seconds."""
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    return batches.with_options(options)
-
-
 def dataset() -> tf.data.Dataset:
     """Read ahead of the step, as pipelines are."""
-    return plain(tf.data.Dataset.from_tensor_slices((X, Y)).shuffle(ROWS).batch(BATCH).prefetch(2))
+    return tf.data.Dataset.from_tensor_slices((X, Y)).shuffle(ROWS).batch(BATCH).prefetch(2)
 
 
 def endless() -> tf.data.Dataset:
-    return plain(tf.data.Dataset.from_tensor_slices((X, Y)).shuffle(ROWS).repeat().batch(BATCH).prefetch(2))
+    return tf.data.Dataset.from_tensor_slices((X, Y)).shuffle(ROWS).repeat().batch(BATCH).prefetch(2)
 
 
 def filtered() -> tf.data.Dataset:
@@ -709,7 +702,7 @@ def test_other_data_than_was_saved_is_refused_or_begun_anew(
     trainer_for(tmp_path, sequential()).fit(endless(), steps=5)
     trainer = trainer_for(tmp_path, sequential())
     trainer.restore_or_initialize()
-    other = plain(tf.data.Dataset.from_tensor_slices((X, Y)).batch(BATCH).repeat())
+    other = tf.data.Dataset.from_tensor_slices((X, Y)).batch(BATCH).repeat()
     caplog.clear()
     with pytest.raises(ValueError, match=r"^fit: train_data= cannot be put where the run of .*restart_data=True"):
         trainer.fit(other, steps=6)
@@ -720,7 +713,7 @@ def test_other_data_than_was_saved_is_refused_or_begun_anew(
 
 
 def larger_batches() -> tf.data.Dataset:
-    return plain(tf.data.Dataset.from_tensor_slices((X, Y)).shuffle(ROWS).batch(2 * BATCH).prefetch(2))
+    return tf.data.Dataset.from_tensor_slices((X, Y)).shuffle(ROWS).batch(2 * BATCH).prefetch(2)
 
 
 @pytest.mark.parametrize(

@@ -193,3 +193,12 @@ def test_what_cannot_be_copied_is_not_left_out(kind: type[tf.Module]) -> None:
 def test_an_error_of_what_is_saved_comes_out() -> None:
     with pytest.raises(NotImplementedError, match="write me"):
         Snapshot(tf.train.Checkpoint(part=Unfinished()))
+
+
+def test_what_tensorflow_counts_its_own_saves_with_is_left_out(tmp_path: pathlib.Path) -> None:
+    value = tf.Variable(1.0)
+    checkpoint = tf.train.Checkpoint(value=value)
+    Snapshot(checkpoint).write(str(tmp_path / "before"))
+    checkpoint.restore(str(tmp_path / "before"))  # which makes `save_counter`
+    Snapshot(checkpoint).write(str(tmp_path / "after"))
+    assert contents(tmp_path / "after") == contents(tmp_path / "before")

@@ -12,14 +12,14 @@ import inspect
 import sys
 import threading
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import tensorflow as tf
 
 from trainloop import stateless
 from trainloop.ambient import Ambient
-from trainloop.stateless import Key
+from trainloop.stateless import Function, Key
 from trainloop.versions import built_differently
 
 try:
@@ -27,8 +27,6 @@ try:
     from tensorflow.python.ops.parallel_for import control_flow_ops as parallel_for
 except ImportError as error:
     raise ImportError(built_differently(str(error))) from error
-
-Function = Callable[..., Any]
 
 
 class Handler(Protocol):

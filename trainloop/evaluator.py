@@ -14,6 +14,7 @@ import tensorflow as tf
 from trainloop import arguments, batch_norm, data, keras_hooks, monte_carlo, step_context
 from trainloop.agenda import Pace
 from trainloop.callback import Callback
+from trainloop.data import iterators
 from trainloop.gathering_loop import GatheringLoop
 from trainloop.interrupts import Interrupted, Interrupts
 from trainloop.monte_carlo import Sampling
@@ -240,7 +241,7 @@ class Evaluator(PhaseLoops):
         """Runs one pass whose scalars are summed."""
         loop: SummingLoop = source.loop
         reset_window(loop.window)
-        iterator, pace, taken, out_of_data = iter(source.batches), Pace(), 0, False
+        iterator, pace, taken, out_of_data = iterators.begin(source.batches), Pace(), 0, False
         with self._states_put_back():
             while not out_of_data and source.left(taken, pace.steps) > 0:
                 self._leave_on_a_signal()
@@ -257,7 +258,7 @@ class Evaluator(PhaseLoops):
           A nest like the outputs, and its leaves: arrays, or lists of rows that differ in shape.
         """
         loop: GatheringLoop = source.loop
-        iterator, pace, taken = iter(source.batches), Pace(), 0
+        iterator, pace, taken = iterators.begin(source.batches), Pace(), 0
         structure: Any = None
         chunks: list[list[Any]] = []
         with self._states_put_back():

@@ -1,4 +1,4 @@
-"""Keys for the draws of a step, by where each stands in the trace: the place in a sample, a loop, a branch, a function.
+"""Keys for the draws of a step, by where each stands: in which sample, loop, branch, function or recomputed region.
 
 A part takes its number when something is drawn in it, so a loop or a function that draws nothing moves no other draw.
 """
@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from trainloop import draws, keras_hooks, tracing
 from trainloop.ambient import Ambient, graphs_around
+from trainloop.stateless import Function, Key
 from trainloop.violations import PhaseError, Violation, phase_error
 
 Position = tuple[Any, ...]
@@ -163,7 +164,7 @@ class _Numbering:
         self._regions: dict[int, _Region] = {}
         self._calls: dict[types.FrameType, _Frame] = {}
 
-    def key(self, op: str) -> draws.Key | None:
+    def key(self, op: str) -> Key | None:
         recomputed = draws.recomputations()
         if not self._counts_here():
             if _is_inside(self._parts[-1].graph):  # else it is made outside of the step, as what a weight begins with
@@ -174,9 +175,9 @@ class _Numbering:
         digest = hashlib.blake2b(repr(position).encode(), digest_size=8).digest()
         number = int.from_bytes(digest, "little", signed=True)
         sample = next((part.sample for part in reversed(self._parts) if part.sample is not None), None)
-        return draws.Key(number, self._place, frame.counters, sample)
+        return Key(number, self._place, frame.counters, sample)
 
-    def loop(self, condition: draws.Function, body: draws.Function) -> tuple[draws.Function, draws.Function]:
+    def loop(self, condition: Function, body: Function) -> tuple[Function, Function]:
         if not self._counts_here():
             return condition, body
         taken: list[Position] = []
@@ -186,7 +187,7 @@ class _Numbering:
                 taken.append(around.next("loop"))
             return taken[0]
 
-        def counted(function: draws.Function, name: str) -> draws.Function:
+        def counted(function: Function, name: str) -> Function:
             iterations = itertools.count()
 
             def run(*args: Any) -> Any:
@@ -198,7 +199,7 @@ class _Numbering:
 
         return counted(condition, "condition"), counted(body, "body")
 
-    def branches(self, functions: Sequence[draws.Function]) -> list[draws.Function]:
+    def branches(self, functions: Sequence[Function]) -> list[Function]:
         if not self._counts_here():
             return list(functions)
         # Counted now and not at the first draw: eagerly, the branch that draws may not be the one that is taken.
@@ -208,7 +209,7 @@ class _Numbering:
         number = part.conditionals[region]
         part.conditionals[region] += 1
 
-        def placed(function: draws.Function, index: int) -> draws.Function:
+        def placed(function: Function, index: int) -> Function:
             def run(*args: Any) -> Any:
                 with self._inside(_Part(lambda around: (*around.position, "conditional", number, index))):
                     return function(*args)

@@ -82,9 +82,9 @@ class PhaseLoops(StepMethods):
         spec = repr(batches.element_spec)
         kind = (phase, spec, self.run_eagerly, self.seed, guard.all_pins())
         kind += (sampling, gathers, *options.values())
-        self._asked[phase] = Asked(
-            batches.element_spec, argument, {"sampling": sampling, "gathers": gathers, **options}
-        )
+        asked_for = {"inline": inline, "sampling": sampling, "gathers": gathers, **options}
+        self._asked.pop(phase, None)  # the newest stands last
+        self._asked[phase] = Asked(batches.element_spec, argument, asked_for)
         loop = self._loops.get((kind, self._layers_as_they_stand()))
         is_new = loop is None
         if is_new:

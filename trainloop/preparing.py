@@ -1,4 +1,7 @@
-"""What has to be there before a run is under way: every variable made, every step traced, every trigger understood."""
+"""What has to be there before a run is under way: every variable made, every step traced, every trigger understood.
+
+So too the step of any phase, for `contract`.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,6 @@ from typing import Any
 from trainloop import arguments, data, keras_hooks, monte_carlo
 from trainloop.agenda import RunLength
 from trainloop.contract_report import ContractReport
-from trainloop.evaluator import Data
 from trainloop.going_back import GoingBack
 from trainloop.losses import Metrics
 from trainloop.monte_carlo import Sampling
@@ -48,6 +50,7 @@ class Preparing(GoingBack):
                 "contract: no data were seen yet, so there is no step to read; call fit, evaluate or predict before. "
                 "trainloop.contract(model, phase, inputs) needs no data"
             )
+        self._layers = None  # the user may have changed the model since
         try:
             with self.strategy.scope():
                 loop = self._loop_like_the_last(phase)
@@ -74,7 +77,7 @@ class Preparing(GoingBack):
             )
 
     def _triggers(
-        self, stream: data.Stream, total: RunLength, sets: Mapping[str, Data], eval_every: Trigger | None
+        self, stream: data.Stream, total: RunLength, sets: Mapping[str, data.Data], eval_every: Trigger | None
     ) -> list[Trigger | None]:
         """Returns the run's agenda: the report, the evaluation, then each callback's trigger."""
         each_epoch = Every(epochs=1)
@@ -96,8 +99,9 @@ class Preparing(GoingBack):
                 )
         return [report, eval_every, *(callback.trigger for callback in self.callbacks)]
 
-    def _prepare_training(self, stream: data.Stream, sets: Mapping[str, Data]) -> None:
+    def _prepare_training(self, stream: data.Stream, sets: Mapping[str, data.Data]) -> None:
         """Makes every variable and traces every step, so that what cannot work is known before the run is under way."""
+        self._layers = None  # the user may have changed the model since
         self._build_models(stream)
         self._build_variables()
         self._states_of_callbacks()  # which raises where one cannot be saved
@@ -154,10 +158,11 @@ class Preparing(GoingBack):
         if phase is not Phase.TRAIN:
             sampling = Sampling(monte_carlo.SAMPLES) if phase is Phase.MC_PREDICT else None
             gathers = phase in (Phase.PREDICT, Phase.MC_PREDICT)
-            return self._loop(phase, asked, asked.argument, sampling=sampling, gathers=gathers)
+            inline = asked.options["inline"]
+            return self._loop(phase, asked, asked.argument, inline=inline, sampling=sampling, gathers=gathers)
         if not self.optimizers:
             raise ValueError("contract: optimizer=None, so there is no training step; give the Trainer an optimizer")
-        stream: Any = types.SimpleNamespace(iterator=asked, taken_inline=False)
+        stream: Any = types.SimpleNamespace(iterator=asked, taken_inline=asked.options["inline"])
         self._build_models(stream)
         self._build_variables()
         return self._training_loop(stream)

@@ -1,14 +1,14 @@
-"""Random draws that are a function of where they stand, so that no state of a generator need be kept.
+"""Draws for one's own code (a VAE's sample, mixup): keyed like all others of a step, and *declared*.
 
-In a Trainer's step every draw, whoever makes it, depends on the run's seed, the phase, the position of the draw in the
+What is declared is allowed in every phase, where a forgotten `tf.random.normal` is a violation. Outside of a step these
+functions draw as TensorFlow's of the same names do.
+
+In a Trainer's step every draw, whoever makes it, is a function of where it stands, so that no state of a generator need
+be kept. It depends on the run's seed, the phase, the position of the draw in the
 trace, the counters of the loops around it, the place of the batch, and the replica: on nothing else (a `seed=` of the
 draw's own is not looked at). So the numbers are the same in any chunk length, after a resume, and when the step runs
 eagerly. Eagerly they are others only where other code runs: where AutoGraph makes an op of a Python `for` or `if`, and
 in recurrent cells, for which Keras draws a mask once eagerly and in each time step when compiled.
-
-The functions here are for the draws of one's own code (a VAE's sample, mixup). In a step they are keyed like all
-others, and *declared*: allowed in every phase, where a forgotten `tf.random.normal` is a violation. Outside of a step
-they draw as TensorFlow's functions of the same names do.
 """
 
 from __future__ import annotations

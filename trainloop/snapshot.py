@@ -11,6 +11,7 @@ import tensorflow as tf
 from trainloop import checksums
 
 _Trackable = tf.__internal__.tracking.AutoTrackable
+SAVE_COUNTER = "save_counter"  # what a checkpoint has once TensorFlow's own `save` or `restore` was called; not saved
 _VARIABLE = "VARIABLE_VALUE"  # the name under which TensorFlow saves a variable's value
 
 
@@ -52,6 +53,8 @@ class Snapshot:
         for each in objects:  # it grows
             children = {}
             for name, child in ({} if isinstance(each, tf.Variable) else view.children(each)).items():
+                if each is checkpoint and name == SAVE_COUNTER:
+                    continue
                 children[name] = places.setdefault(id(child), len(objects))
                 if children[name] == len(objects):
                     objects.append(child)

@@ -1,7 +1,7 @@
 """Which TensorFlow and tf-keras this package has been tested with; any other is refused when it is imported.
 
-The package reads and replaces what tf-keras keeps private. On an unknown version that might raise much later, or give a
-wrong answer.
+The package reads and replaces what the two keep private. On an unknown version that might raise much later, or give a
+wrong answer; where one of these lacks something private, it is told that it is built differently.
 """
 
 import importlib.metadata
@@ -54,7 +54,7 @@ def built_differently(what: str) -> str:
     Args:
       what: What it lacks.
     """
-    import tensorflow as tf  # the rest of this module is there before it
+    import tensorflow as tf  # not above: `check_installed` is to run before the seconds that this takes
 
     return (
         f"TensorFlow {tf.__version__} is built differently from the versions trainloop was tested with ({what}). "

@@ -9,7 +9,10 @@ import tensorflow as tf
 import tf_keras
 
 from trainloop import NonFiniteLossError, Phase, StopOnNaN, Trainer, data
+from trainloop.batch_norm import StatisticsLoop
 from trainloop.data import nodes
+from trainloop.gathering_loop import GatheringLoop
+from trainloop.summing_loop import SummingLoop
 
 X = np.random.default_rng(0).normal(size=[22, 3]).astype("float32")
 Y = X.sum(axis=1)
@@ -74,9 +77,11 @@ def found_in_all_phases(source: Callable[[], tf.data.Dataset], **options: Any) -
     sampled = trainer.evaluate(source(), phase=Phase.MC_PREDICT, samples=3)
     samples = trainer.predict(source(), phase=Phase.MC_PREDICT, samples=3, keep_samples=True).samples
     trainer.update_bn(source())
-    traced = [(loop.phase, *loop._loops) for loop in trainer._loops.values() if loop.can_join]
-    assert {phase for phase, *_ in traced} >= {Phase.TRAIN, Phase.EVAL, Phase.UPDATE_BN, Phase.MC_PREDICT}
-    assert all(ways == [source is inline] for _, *ways in traced)
+    traced = {(loop.phase, type(loop)): [*loop._loops] for loop in trainer._loops.values() if loop.can_join}
+    summing = {(phase, SummingLoop) for phase in (Phase.TRAIN, Phase.EVAL, Phase.MC_PREDICT)}
+    joining = set() if options.get("run_eagerly") else {(Phase.PREDICT, GatheringLoop)}
+    assert {*traced} == {*summing, (Phase.UPDATE_BN, StatisticsLoop), *joining}
+    assert all(ways == [source is inline] for ways in traced.values())
     return [*model.get_weights(), *history["eval/loss"], evaluated["loss"], predicted, sampled["loss"], samples]
 
 

@@ -69,12 +69,6 @@ def script(workdir: pathlib.Path, make: Callable[[], Any], *callbacks: Callback,
     return trainer
 
 
-def plain(batches: tf.data.Dataset) -> tf.data.Dataset:
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    return batches.with_options(options)
-
-
 def zipped() -> Any:
     source = data.from_source([(int(x), f"row {x}".encode()) for x in X], batch_size=3)
     return data.zip(few=data.from_arrays(X[:4], batch_size=3), many=source)
@@ -82,11 +76,11 @@ def zipped() -> Any:
 
 def generated() -> tf.data.Dataset:
     rows = tf.data.Dataset.from_generator(lambda: iter(X), output_signature=tf.TensorSpec([], tf.int64))
-    return plain(rows.shuffle(20, seed=2).batch(3))
+    return rows.shuffle(20, seed=2).batch(3)
 
 
 def shuffled() -> tf.data.Dataset:
-    return plain(tf.data.Dataset.from_tensor_slices(X).shuffle(20).batch(3).prefetch(2))
+    return tf.data.Dataset.from_tensor_slices(X).shuffle(20).batch(3).prefetch(2)
 
 
 def replayed(make: Callable[[], tf.data.Dataset]) -> Callable[[], Any]:
@@ -243,7 +237,7 @@ def test_replicas_see_the_rows_of_one_and_go_on_where_they_stood(
     def make() -> Any:
         if kind == "addressed":
             return data.from_arrays((X, np.arange(20)), batch_size=4)
-        return plain(tf.data.Dataset.from_tensor_slices((X, np.arange(20))).shuffle(20, seed=4).batch(4).prefetch(2))
+        return tf.data.Dataset.from_tensor_slices((X, np.arange(20))).shuffle(20, seed=4).batch(4).prefetch(2)
 
     def run(workdir: pathlib.Path, scope: Any, *callbacks: Callback) -> list[float]:
         tf_keras.utils.set_random_seed(1)
@@ -289,7 +283,7 @@ def test_a_shuffle_that_was_read_in_this_process_is_said_to_go_on(
 ) -> None:
     def make() -> Any:
         rows = tf.data.Dataset.from_tensor_slices(X)
-        return plain((rows if seed is None else rows.shuffle(20, seed=seed)).batch(3))
+        return (rows if seed is None else rows.shuffle(20, seed=seed)).batch(3)
 
     source = make()
     trainer = Seen(tmp_path)

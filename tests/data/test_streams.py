@@ -13,7 +13,7 @@ import tensorflow as tf
 import tf_keras
 
 from trainloop import Checkpointing, Every, Phase, Trainer, data
-from trainloop.data import datasets, streams
+from trainloop.data import iterators
 
 DEADLINE = 60  # seconds, for what takes a moment
 
@@ -72,7 +72,14 @@ def test_only_an_iterator_that_a_step_is_traced_for_begins_by_itself(
 ) -> None:
     """That of the epoch after the last would read in vain, and so would one into which a saved position is put."""
     begun: list[Any] = []
-    monkeypatch.setattr(datasets, "begun", lambda dataset: begun.append(dataset) or streams.begun(dataset))
+    begin = iterators.begin
+
+    def noting(dataset: tf.data.Dataset, *, at_once: bool = False) -> Any:
+        if at_once:
+            begun.append(dataset)
+        return begin(dataset, at_once=at_once)
+
+    monkeypatch.setattr(iterators, "begin", noting)
 
     def fit(epochs: int) -> Trainer:
         tf_keras.backend.clear_session()

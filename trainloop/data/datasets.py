@@ -10,8 +10,8 @@ from typing import Any, Literal
 import tensorflow as tf
 from absl import logging
 
-from trainloop.data import nodes
-from trainloop.data.streams import Stream, begun
+from trainloop.data import iterators, nodes
+from trainloop.data.streams import Stream
 
 Resume = Literal["replay", "epoch"]
 
@@ -77,7 +77,7 @@ class DatasetStream(Stream):
         self.shape = {"dataset": nodes.described(dataset)}
         # This one is not read from. TensorFlow makes another one when it restores an iterator, and `shuffle` draws for
         # that once more; so the iterator that a run begins with has to be the second one too.
-        self._first = iter(dataset) if resume is None else None
+        self._first = iterators.begin(dataset) if resume is None else None
         self.passes = 0 if self._first is None else 1
         self._is_saved = self._first is not None and _can_be_saved(dataset, self._first)
         self.caveat = self._why_inexact(resume)
@@ -91,12 +91,12 @@ class DatasetStream(Stream):
     def seek(self, epoch: int, batch: int) -> None:
         """Leaves the iterator where it stands, which is the position; makes the first one where there is none."""
         if self.iterator is None:
-            self._note_iterator(begun(self._dataset))
+            self._note_iterator(iterators.begin(self._dataset, at_once=True))
 
     def begin_epoch(self) -> None:
         """Iterates the dataset anew, unless it has no end."""
         if self.restarts:
-            self._note_iterator(iter(self._dataset))
+            self._note_iterator(iterators.begin(self._dataset))
 
     def resume(self, passes: int, taken: int) -> bool:
         """Goes to the order of a pass, and where the dataset is replayed past the batches that were taken of it.
@@ -117,15 +117,15 @@ class DatasetStream(Stream):
                 "another order than in the run that was saved. Make the dataset anew after restore"
             )
         while self.passes < passes - 1:
-            self._note_iterator(iter(self._dataset))
+            self._note_iterator(iterators.begin(self._dataset))
         if self._is_saved:  # TensorFlow makes the last one itself
             self.iterator = self.saved_iterator = self.iterator or self._first
             self.passes = passes
             self.note_ahead()  # it may have been when it was saved
         elif self.replays:
-            self._note_iterator(begun(self._dataset.skip(taken)))
+            self._note_iterator(iterators.begin(self._dataset.skip(taken), at_once=True))
         elif self.passes < passes:
-            self._note_iterator(begun(self._dataset))
+            self._note_iterator(iterators.begin(self._dataset, at_once=True))
         return self.replays
 
     def note_ahead(self) -> None:

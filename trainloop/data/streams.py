@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import tensorflow as tf
-
+from trainloop.data import iterators
 from trainloop.data.addressed import AddressedData
 
 
@@ -49,16 +48,6 @@ class Stream:
         return None if self.steps_per_epoch is None else self.steps_per_epoch - batch
 
 
-def begun(dataset: tf.data.Dataset) -> Any:
-    """Returns an iterator that begins to read now, in threads of its own, and not when it is first asked for a batch.
-
-    What a `shuffle` or a `prefetch` has to read first is there when the step has been traced. Nothing else changes.
-    """
-    options = tf.data.Options()
-    options.experimental_warm_start = True
-    return iter(dataset.with_options(options))
-
-
 class AddressedStream(Stream):
     """Data addressed by step: any position can be made anew, so none is saved but two integers."""
 
@@ -72,7 +61,7 @@ class AddressedStream(Stream):
 
     def seek(self, epoch: int, batch: int) -> None:
         """Makes the iterator anew, at that position."""
-        self.iterator = begun(self._source.endless(self._run_seed, epoch, batch))
+        self.iterator = iterators.begin(self._source.endless(self._run_seed, epoch, batch), at_once=True)
         if self._source.unkeyed:
             self.caveat = _UNKEYED.format(", ".join(sorted(set(self._source.unkeyed))))
 

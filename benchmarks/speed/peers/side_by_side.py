@@ -27,7 +27,7 @@ class Side:
         self._channel, theirs = multiprocessing.Pipe()
 
         def train() -> None:
-            # Whoever waits for the peer is told where it fails; where nobody waits any more, it ends in silence.
+            # Whoever waits for the peer is told where it fails; where the driver has hung up, it just ends.
             with theirs, contextlib.suppress(SystemExit):
                 task.function()(task.workload, task.steps, Turns(theirs), **task.kind.options)
 

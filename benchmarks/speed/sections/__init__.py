@@ -16,11 +16,11 @@ class Settings:
     Attributes:
       workloads: The names of the workloads that the peers train.
       peers: The names of the peers.
-      rounds: How many rounds there are where peers train; a third of it where a turn is long, and two turns
-        for each where one is held against the one before.
+      rounds: How many rounds there are; a third of it where a turn is long, and two turns for each where one is held
+        against the one before.
       seconds: About how long the best loop written by hand trains in a turn.
-      processes: How many processes each peer that trains a workload has, one after the other: each has its share of the
-        rounds, since two processes of one program may differ for as long as they live.
+      processes: How many processes each peer has, one after the other, where peers train a workload or pass over data:
+        each has its share of the rounds, since two processes of one program may differ for as long as they live.
     """
 
     workloads: Sequence[str]
@@ -82,12 +82,17 @@ class Section:
 
 def at_most(what: str, value: float, bound: float, unit: str = "") -> Goal:
     """Returns the goal that a number is no larger than another."""
-    return Goal(what, f"{value:.2f}{unit}", f"at most {bound:.2f}{unit}", value <= bound)
+    return Goal(what, _spelled(value, unit), f"at most {bound:.2f}{unit}", value <= bound)
 
 
 def at_least(what: str, value: float, bound: float, unit: str = "") -> Goal:
     """Returns the goal that a number is no smaller than another."""
-    return Goal(what, f"{value:.2f}{unit}", f"at least {bound:.2f}{unit}", value >= bound)
+    return Goal(what, _spelled(value, unit), f"at least {bound:.2f}{unit}", value >= bound)
+
+
+def _spelled(value: float, unit: str) -> str:
+    """Spells what was measured; a ratio so exactly that it does not look like a bound that it misses."""
+    return f"{value:.2f}{unit}" if unit else f"{value:.3f}"
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

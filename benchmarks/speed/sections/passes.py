@@ -23,10 +23,10 @@ _TITLES = {
 
 
 def _measure(settings: Settings) -> Found:
-    found: Found = {}
+    seconds: Found = {}
     for name, rows in _ROWS.items():
         workload = dataclasses.replace(WORKLOADS[name], rows=rows)
-        found[name] = {}
+        seconds[name] = {}
         for method in _METHODS:
             keras = Kind(f"tf-keras `{method}`", "keras_fit.one_pass", {"method": method})
             kinds = {
@@ -38,19 +38,20 @@ def _measure(settings: Settings) -> Found:
                 CONTROL: keras,
             }
             tasks = {peer: Task(kind, workload, 0) for peer, kind in kinds.items()}
-            found[name][method] = played(tasks, settings.shares)
-    return found
+            seconds[name][method] = played(tasks, settings.shares)
+    return {"processes": len(settings.shares), "seconds": seconds}
 
 
 def _describe(found: Found) -> str:
     rows = []
-    for name, methods in found.items():
+    for name, methods in found["seconds"].items():
         for method, seconds in methods.items():
             for peer, own in seconds.items():
                 took = f"{statistics.median(own):.2f} s"
                 title = f"{WORKLOADS[name].title}, {_ROWS[name]:,} rows: `{method}`"
                 rows.append([title, _TITLES[peer], took, str(rounds.ratio(seconds, "keras", peer))])
-    return table(["pass", "peer", "seconds", "times as fast as tf-keras"], rows)
+    headings = ["pass", "peer", "seconds", "times as fast as tf-keras"]
+    return f"The rounds are shared by {found['processes']} processes of each peer.\n\n{table(headings, rows)}"
 
 
 def _goals(found: Found) -> list[Goal]:
@@ -59,7 +60,7 @@ def _goals(found: Found) -> list[Goal]:
             f"{name}: `{method}` of tf-keras / of trainloop", rounds.ratio(seconds, "keras", "trainloop").median, bound
         )
         for name, bound in _BOUNDS.items()
-        for method, seconds in found[name].items()
+        for method, seconds in found["seconds"][name].items()
     ]
 
 
