@@ -14,12 +14,13 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
+from trainloop.snapshot import SAVE_COUNTER
 from trainloop.store import PREFIX
 
 _Named = tuple[str, tuple[int, ...]]  # a variable's path, and its shape
 # What a run need not have had when it was saved: a callback that is new starts fresh, and so do other replicas.
 _NONE: Mapping[str, str] = MappingProxyType({})
-_MAY_BE_NEW = re.compile(r"averages|of_\d+_replicas")
+_MAY_BE_NEW = re.compile(rf"averages|of_\d+_replicas|{SAVE_COUNTER}")
 
 
 class Restored:
