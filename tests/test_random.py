@@ -12,16 +12,7 @@ import tensorflow as tf
 import tf_keras
 
 from tests.keyed_steps import all_differ, compiled, eagerly, step_of
-from trainloop import (
-    Callback,
-    Every,
-    Phase,
-    StepResult,
-    Trainer,
-    data,
-    random,
-    step_context,
-)
+from trainloop import Callback, Every, Phase, StepResult, Trainer, data, random, step_context
 
 layers = tf_keras.layers
 

@@ -41,6 +41,15 @@ def test_whoever_lets_go_of_an_iterator_does_not_wait_for_its_end(in_a_cycle: bo
     assert dropped_by.get(timeout=DEADLINE) != threading.get_ident()
 
 
+def test_a_program_that_ends_leaves_no_thread_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would come back from TensorFlow to an interpreter that is being taken down, which aborts the process."""
+    dropped_by: queue.Queue[int] = queue.Queue()
+    iterator = note(iterators.begin(ROWS), dropped_by)
+    monkeypatch.setattr(threading, "main_thread", threading.Thread)  # one that is not alive
+    del iterator
+    assert dropped_by.get(timeout=DEADLINE) == threading.get_ident()
+
+
 @pytest.mark.parametrize(
     "source", [ROWS, data.from_arrays((np.ones([6, 1]), np.ones([6])), batch_size=2)], ids=["dataset", "arrays"]
 )

@@ -33,12 +33,13 @@ def begin(dataset: tf.data.Dataset, *, at_once: bool = False) -> Any:
         dataset = dataset.with_options(options)
     iterator = iter(dataset)
     [resource] = tf.nest.flatten(iterator, expand_composites=True)
-    weakref.finalize(iterator, _drop_aside, [resource]).atexit = False  # no thread can be waited for any more then
+    weakref.finalize(iterator, _drop_aside, [resource]).atexit = False
     return iterator
 
 
 def _drop_aside(held: list[tf.Tensor]) -> None:
-    threading.Thread(target=_drop, args=[held], name="drops an iterator").start()
+    if threading.main_thread().is_alive():  # else the program ends, and waits for no other thread any more
+        threading.Thread(target=_drop, args=[held], name="drops an iterator").start()
 
 
 def _drop(held: list[tf.Tensor]) -> None:
