@@ -39,6 +39,8 @@ LAYERS = [
     "replays",
     "waivers",
     "contract_report",
+    "step_effects",
+    "remarks",
     "verdicts",
     "results",
     "contracts",

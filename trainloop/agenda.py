@@ -90,7 +90,7 @@ class Agenda:
         if self._fired_at[position] == moment.step:
             ended = moment.ended and position in self._at_each_end
             moment = Moment(moment.step, moment.epoch, new_step=False, ended=ended)
-        return trigger.is_due(dataclasses.replace(moment, seconds=seconds))
+        return trigger.is_due(moment._replace(seconds=seconds))
 
 
 @dataclasses.dataclass(frozen=True)

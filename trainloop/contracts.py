@@ -15,10 +15,11 @@ from trainloop.contract_report import ContractReport
 from trainloop.effects import GraphEffects, read_effects
 from trainloop.keras_hooks import Layer
 from trainloop.phase import Phase, check_phase
+from trainloop.step_effects import Surroundings
 from trainloop.tracing import Trace
 from trainloop.user_code import call_user, own_exceptions
 from trainloop.variables import Variables, handles, unpacked, variables_held_by
-from trainloop.verdicts import Surroundings, judge
+from trainloop.verdicts import judge
 from trainloop.violations import PhaseError, short
 
 

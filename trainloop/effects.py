@@ -10,7 +10,7 @@ import collections
 import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import tensorflow as tf
 
@@ -97,8 +97,7 @@ class GraphEffect:
         return self.op.op_def.is_stateful
 
 
-@dataclasses.dataclass(frozen=True)
-class EarlierTrace:
+class EarlierTrace(NamedTuple):
     """A call of a function that was traced before, so that nobody has seen the layers in it now.
 
     Attributes:
@@ -212,7 +211,7 @@ class _Reader:
                     if here and not self._is_here(inner):
                         earlier[EarlierTrace(inner.name, owner, phase, given, _scopes(inner))] = None
                     for each in inside.earlier:
-                        earlier[dataclasses.replace(each, owner=each.owner or owner, phase=each.phase or phase)] = None
+                        earlier[each._replace(owner=each.owner or owner, phase=each.phase or phase)] = None
             elif role != "random" or _draws(op):
                 effect = self._effect(role, op, index, graph, here)
                 effects[_key(effect)] = effect

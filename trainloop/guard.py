@@ -12,7 +12,7 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -24,8 +24,7 @@ from trainloop.tracing import How, LayerCall, Trace
 from trainloop.violations import Violation, phase_error
 
 
-@dataclasses.dataclass(frozen=True)
-class Pin:
+class Pin(NamedTuple):
     """What a layer is held to whatever phase it is called in; without a policy it follows the phase all the same.
 
     Attributes:

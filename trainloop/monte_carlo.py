@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -39,8 +39,7 @@ Step = Callable[[Any, Phase], Any]
 _as_written = tf.autograph.experimental.do_not_convert
 
 
-@dataclasses.dataclass(frozen=True)
-class Sampling:
+class Sampling(NamedTuple):
     """How samples are drawn.
 
     Attributes:

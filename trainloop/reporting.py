@@ -28,7 +28,7 @@ class ReportWindow:
         self._loop: SummingLoop | None = None
         self._steps = 0
         self._seconds = 0.0
-        self._rows_before = float(sums.numpy()[0])
+        self._rows_before = float(sums.value().numpy()[0])
         self.is_empty = self._rows_before == 0.0
 
     def add(self, loop: SummingLoop, ran: Ran, seconds: float) -> None:
@@ -44,7 +44,7 @@ class ReportWindow:
         Loss and scalars are means over the window; Keras metrics are as they stand; then the learning rate, and the
         steps and examples per second of training alone.
         """
-        sums = self._sums.numpy()
+        sums = self._sums.value().numpy()
         means = self._loop.means(sums) if self._loop is not None else {}
         found: dict[str, Any] = {**means, **metrics.result()}
         for key, optimizer in optimizers.items():

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+from typing import NamedTuple
 
 import tensorflow as tf
 
 from trainloop.ambient import Ambient
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class StepContext:
+class StepContext(NamedTuple):
     """What a step method may ask about the step it is in, while it is traced or run.
 
     Attributes:

@@ -16,10 +16,11 @@ from trainloop.gathering_loop import GatheringLoop
 from trainloop.origins import warn_user
 from trainloop.phase import Phase
 from trainloop.state import State
+from trainloop.step_effects import Surroundings
 from trainloop.summing_loop import SummingLoop
 from trainloop.tracing import Trace, merged
 from trainloop.variables import Variables, handles, held_by, variables_held_by
-from trainloop.verdicts import Surroundings, judge
+from trainloop.verdicts import judge
 from trainloop.workdir import Workdir
 
 

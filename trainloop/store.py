@@ -11,14 +11,13 @@ The names in it:
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
 import pathlib
 import re
 import shutil
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from absl import logging
 
@@ -29,8 +28,7 @@ _COMMITTED = re.compile(r"step_(\d+)(?:_(\d+))?")
 _LEFTOVERS = (".writing_*", ".deleting_*")
 
 
-@dataclasses.dataclass(frozen=True)
-class Retention:
+class Retention(NamedTuple):
     """Which checkpoints are kept, besides those that were saved to be kept for good.
 
     Attributes:
@@ -115,7 +113,7 @@ class Store:
             writing.mkdir()
             write(str(writing / PREFIX))
             unhashed = checksums.covered(writing / PREFIX) if has_checksums else ()
-            fields = {"step": step, **fields, "retention": dataclasses.asdict(retention)}
+            fields = {"step": step, **fields, "retention": retention._asdict()}
             manifest.seal(writing, fields, unhashed)
             writing.rename(self._named(step, self._last(step) + 1))
             manifest.sync(self.directory)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import NamedTuple
 
 
-@dataclasses.dataclass(frozen=True)
-class Moment:
+class Moment(NamedTuple):
     """Where a run stands when its triggers are asked.
 
     Attributes:

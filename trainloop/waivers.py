@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import fnmatch
 import weakref
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 _KINDS = ("random", "write", "unknown")
 
 
-@dataclasses.dataclass(frozen=True)
-class Waiver:
+class Waiver(NamedTuple):
     """An accepted effect.
 
     Attributes:

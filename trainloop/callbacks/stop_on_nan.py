@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import tensorflow as tf
 
@@ -32,8 +31,7 @@ class NonFiniteLossError(ArithmeticError):
         self.checkpoint = checkpoint
 
 
-@dataclasses.dataclass(frozen=True)
-class WayBack:
+class WayBack(NamedTuple):
     """How a run goes on after a loss that was not finite.
 
     Attributes:
