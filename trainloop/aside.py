@@ -6,11 +6,13 @@ import concurrent.futures
 from collections.abc import Callable
 from typing import TypeVar
 
+import tensorflow as tf
+
 Made = TypeVar("Made")
 
 
 def run_aside(make: Callable[[], Made]) -> Made:
-    """Returns what `make` returns in a thread of its own.
+    """Returns what `make` returns in a thread of its own, or here where none of these is open.
 
     Traces and strategy scopes belong to a thread. A variable made aside is no part of the function that is being traced
     (which TensorFlow would trace a second time for it), and is not copied to every replica.
@@ -18,5 +20,7 @@ def run_aside(make: Callable[[], Made]) -> Made:
     Args:
       make: Takes nothing; an exception of it comes out here.
     """
+    if tf.executing_eagerly() and not tf.distribute.has_strategy():
+        return make()  # TensorFlow takes some milliseconds over what a thread does first
     with concurrent.futures.ThreadPoolExecutor(max_workers=1) as thread:
         return thread.submit(make).result()
