@@ -140,6 +140,13 @@ def test_all_of_the_state_is_there_before_the_first_step(run: Run) -> None:
     assert {f"optimizer/{slot}/{name}" for slot in "mv" for name in weights} <= set(end)
 
 
+def test_the_counters_are_on_the_host_whatever_device_is_chosen_around_the_trainer() -> None:
+    model = tf_keras.Sequential([tf_keras.layers.Dense(1, input_shape=(4,))])
+    with tf.device("CPU:1"):
+        state = Trainer(model, "sgd", loss="mse", default_callbacks=False).state
+    assert {tf.DeviceSpec.from_string(each.device).device_index for each in (state.step, state.window)} == {0}
+
+
 def test_a_run_that_is_put_back_ends_as_before(run: Run) -> None:
     run.restore()
     assert run.looks.differences(run.trainer) == []

@@ -12,7 +12,7 @@ Made = TypeVar("Made")
 
 
 def run_aside(make: Callable[[], Made]) -> Made:
-    """Returns what `make` returns in a thread of its own, or here where none of these is open.
+    """Returns what `make` returns: in a thread of its own where a trace or a strategy's scope is open here.
 
     Traces and strategy scopes belong to a thread. A variable made aside is no part of the function that is being traced
     (which TensorFlow would trace a second time for it), and is not copied to every replica.

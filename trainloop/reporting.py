@@ -28,6 +28,7 @@ class ReportWindow:
         self._loop: SummingLoop | None = None
         self._steps = 0
         self._seconds = 0.0
+        # `numpy()` alone takes two ops, and over the first of each TensorFlow takes some milliseconds.
         self._rows_before = float(sums.value().numpy()[0])
         self.is_empty = self._rows_before == 0.0
 

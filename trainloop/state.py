@@ -161,7 +161,7 @@ def _on_the_host(**values: Any) -> list[tf.Variable]:
     """Returns variables, by their names, that exist once however many replicas there are."""
 
     def make() -> list[tf.Variable]:
-        with tf.device("CPU"):
+        with tf.device("CPU:0"):  # whatever device is chosen around it
             return [tf.Variable(value, trainable=False, name=name) for name, value in values.items()]
 
     return run_aside(make)
