@@ -94,9 +94,11 @@ class State:
     def set_counts(self, **values: int) -> None:
         """Sets counters, by their names."""
         before, self._counts = self.counts, None
-        for name, value in values.items():
-            getattr(self, name).assign(value)
-        self._counts = before._replace(**values)
+        after = before._replace(**values)
+        for name, old, new in zip(Counts._fields, before, after, strict=True):
+            if new != old:  # an op takes as long as some steps of a tiny model
+                getattr(self, name).assign(new, read_value=False)
+        self._counts = after
 
     def note_steps(self, before: Counts, number: int) -> None:
         """Notes that a compiled loop has counted so many steps since the counters were these."""
@@ -154,7 +156,7 @@ def new_window() -> tf.Variable:
 
 def reset_window(window: tf.Variable) -> None:
     """Sets all sums of a window to zero."""
-    window.assign(_NO_SUMS)
+    window.assign(_NO_SUMS, read_value=False)
 
 
 def _on_the_host(**values: Any) -> list[tf.Variable]:
