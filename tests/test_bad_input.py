@@ -148,6 +148,7 @@ class Hook(Callback):
         (lambda: {"callbacks": [print]}, TypeError, r"callbacks\[0\]=.*print.* is no callback; it must be a"),
         (lambda: {"report_every": 5}, TypeError, r"report_every=5 is not a trigger; .*; write Every\(steps=5\)"),
         (lambda: {"callback": []}, TypeError, r"Trainer has no argument callback=; did you mean callbacks=\?"),
+        (lambda: {"eval_every": 3}, TypeError, r"Trainer has no argument eval_every=; it is fit's: trainer\.fit\("),
         (lambda: {"colour": 3}, TypeError, r"Trainer has no argument colour=; it takes model=, optimizer=, loss="),
         (lambda: {"microbatches": 0}, ValueError, r"microbatches=0 must be a positive whole number"),
         (lambda: {"seed": -1}, ValueError, r"seed=-1 must be a whole number from 0 to 2\*\*63 - 1, or None"),
@@ -192,6 +193,7 @@ class NoTrigger(Callback):
             r"fit: eval_every=5 is not a trigger; .*; write Every\(steps=5\)",
         ),
         ({"validation_data": (X, Y)}, TypeError, "fit has no argument validation_data=; here it is eval_data=, for ex"),
+        ({"report_every": 2}, TypeError, r"fit has no argument report_every=; it is the Trainer's: Trainer\("),
         ({"epoch": 2}, TypeError, r"fit has no argument epoch=; did you mean epochs=\?"),
         ({"colour": 2}, TypeError, "fit has no argument colour=; it takes steps=, epochs=, steps_per_epoch=, ev"),
     ],
@@ -373,6 +375,12 @@ def test_exhausted_training_data_of_unknown_length_is_noticed_where_it_ends(work
     ):
         trainer.fit(batches(length_known=False), steps=5)
     assert trainer.step == 3
+
+
+def test_training_data_that_end_with_an_epoch_are_exhausted_and_not_empty(workdir: pathlib.Path) -> None:
+    trainer = make(workdir)
+    with pytest.raises(ValueError, match=r"^fit: train_data= is exhausted at step 3, before"):
+        trainer.fit(batches(length_known=False), epochs=2, steps_per_epoch=3)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import tf_keras
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from trainloop import (
+    At,
     Callback,
     Checkpointing,
     Every,
@@ -238,6 +239,20 @@ def test_steps_made_again_from_the_end_of_an_epoch_begin_the_next(tmp_path: path
     assert (trainer.step, trainer.epoch) == (EPOCH, 0)
     trainer.replay(EPOCH + 2)
     assert (trainer.step, trainer.epoch, trainer.state.epoch_step) == (EPOCH + 2, 1, 2)
+
+
+def test_a_replay_to_an_earlier_step_goes_on_with_the_batches_from_there(tmp_path: pathlib.Path) -> None:
+    class Back(Callback):
+        trigger = At(steps=6)
+
+        def on_trigger(self, trainer: Trainer) -> None:
+            self.trigger = At(steps=TOTAL + 1)
+            trainer.replay(5, from_step=4)
+
+    plain, back = make(tmp_path / "plain", StopOnNaN()), make(tmp_path / "back", StopOnNaN(), Back())
+    for trainer in (plain, back):
+        trainer.fit(addressed(), steps=TOTAL)
+    assert state(back) == state(plain)
 
 
 def generator() -> tf.data.Dataset:

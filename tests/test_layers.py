@@ -50,6 +50,7 @@ LAYERS = [
     "data",
     "step_context",
     "gradient_sums",
+    "before_updates",
     "steps",
     "summing_loop",
     "gathering_loop",

@@ -806,3 +806,49 @@ def test_shorter_epochs_than_the_position_was_counted_in_begin_anew() -> None:
     trainer.fit(data.from_arrays((X, Y), batch_size=2), steps=8)
     trainer.fit(arrays(), steps=10)
     assert (trainer.step, trainer.epoch, trainer.state.epoch_step) == (10, 0, 2)
+
+
+@pytest.mark.parametrize("resumed", [True, False])
+@pytest.mark.parametrize("saved", [True, False])
+def test_metrics_of_eager_steps_are_saved_too(tmp_path: pathlib.Path, saved: bool, resumed: bool) -> None:
+    """Those given by name are made when the first step runs; a checkpoint in mid-epoch has what they have seen."""
+
+    def make(workdir: pathlib.Path, run_eagerly: bool) -> Trainer:
+        tf_keras.utils.set_random_seed(0)
+        model = tf_keras.Sequential([tf_keras.Input([4]), tf_keras.layers.Dense(1)])
+        metrics = ["mae", tf_keras.metrics.MeanSquaredError("mse")]
+        saving = Checkpointing(Every(steps=2) | AtEnd())
+        options = {"callbacks": [saving], "default_callbacks": False, "run_eagerly": run_eagerly}
+        return Trainer(model, "sgd", loss="mse", metrics=metrics, seed=1, workdir=workdir, **options)
+
+    batches = data.from_arrays((X, Y), batch_size=BATCH)
+    unbroken = make(tmp_path / "unbroken", False).fit(batches, epochs=1)
+    make(tmp_path / "run", saved).fit(batches, steps=2)
+    trainer = make(tmp_path / "run", resumed)
+    assert trainer.restore_or_initialize() == 2
+    history = trainer.fit(batches, epochs=1)
+    for name in ("loss", "mae", "mse"):
+        np.testing.assert_allclose(history[name], unbroken[name], rtol=1e-6)
+
+
+def test_metrics_that_an_eager_step_updates_itself_are_saved(tmp_path: pathlib.Path) -> None:
+    class OwnMetric(Trainer):
+        def train_step(self, batch: Any, phase: Any) -> dict[str, Any]:
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean((phase.call(self.model, batch[0]) - batch[1]) ** 2)
+            self.apply_gradients(self.gradients(tape, loss))
+            self.metrics.objects[0].update_state(loss)
+            return {"loss": loss}
+
+    def make(workdir: pathlib.Path) -> Trainer:
+        tf_keras.utils.set_random_seed(0)
+        model = tf_keras.Sequential([tf_keras.Input([4]), tf_keras.layers.Dense(1)])
+        options = {"callbacks": [Checkpointing(AtEnd())], "default_callbacks": False, "run_eagerly": True}
+        return OwnMetric(model, "sgd", metrics=[tf_keras.metrics.Mean("own")], seed=1, workdir=workdir, **options)
+
+    batches = data.from_arrays((X, Y), batch_size=BATCH)
+    unbroken = make(tmp_path / "unbroken").fit(batches, epochs=1)
+    make(tmp_path / "run").fit(batches, steps=2)
+    trainer = make(tmp_path / "run")
+    trainer.restore_or_initialize()
+    assert trainer.fit(batches, epochs=1)["own"] == unbroken["own"]

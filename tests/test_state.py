@@ -211,3 +211,40 @@ def test_nothing_is_lost_unnoticed(run: Run, lose: Callable[[Run], Any], lost: s
         return
     state, log = run.finish()
     assert differences(run.end, state) or log_differences(run.log, log)
+
+
+def test_who_asks_for_the_counters_while_a_loop_counts_keeps_nothing() -> None:
+    trainer = Trainer(tf_keras.Sequential([tf_keras.layers.Dense(1)]))
+    with trainer.state.counted_elsewhere() as before:
+        trainer.state.step.assign(2)
+        assert trainer.step == 2
+        trainer.state.step.assign(5)
+        assert trainer.step == 5
+    assert before.step == 0
+    trainer.state.step.assign(6)
+    assert trainer.step == 6
+
+
+def test_a_look_at_the_counters_from_inside_a_step_that_fails_changes_nothing() -> None:
+    """What a `py_function`, or another thread, sees of a chunk is not what the run goes on with."""
+    seen, fails_at = [], tf.Variable(4, dtype=tf.int64, trainable=False)
+
+    class Looks(Trainer):
+        def compute_loss(self, batch: Any, phase: Any) -> tf.Tensor:
+            def look(step: tf.Tensor) -> tf.Tensor:
+                seen.append(self.state.counts.step)
+                return step
+
+            step = look(self.step) if self.run_eagerly else tf.py_function(look, [self.step], tf.int64)
+            tf.debugging.assert_none_equal(step, fails_at)
+            return tf.reduce_mean(phase.call(self.model, batch[0]) ** 2)
+
+    for run_eagerly in (False, True):
+        fails_at.assign(4)
+        model = tf_keras.Sequential([tf_keras.Input([4]), tf_keras.layers.Dense(1)])
+        trainer = Looks(model, "sgd", default_callbacks=False, run_eagerly=run_eagerly)
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            trainer.fit(data.from_arrays((X, Y), batch_size=2), steps=8)
+        assert trainer.step == int(trainer.state.step)
+        assert seen[:4] == [0, 1, 2, 3]
+        seen.clear()

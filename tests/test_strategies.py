@@ -281,6 +281,32 @@ def test_only_the_model_has_to_be_made_in_the_scope(two_replicas, make_model, ma
     assert_same_numbers(*found)
 
 
+class Seen(layers.Layer):
+    """Counts what it sees, each replica for itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows = metrics.Sum("rows", dtype="int64")
+
+    def call(self, x):
+        if not tf.distribute.in_cross_replica_context():  # where the model is built
+            self.rows.update_state(tf.shape(x)[0])
+        return x
+
+
+def test_an_evaluation_leaves_what_each_replica_holds_of_a_metric_inside_the_model(two_replicas):
+    with two_replicas.scope():
+        seen = Seen()
+        trainer = trainer_of(mlp(seen), adam(), loss="mse")
+    uneven = data.from_arrays((X[:15], Y[:15]), batch_size=5, shuffle=False)
+    trainer.fit(uneven, steps=3)
+    [total] = seen.rows.variables
+    before = [part.numpy() for part in total.values]
+    assert before[0] != before[1]
+    trainer.evaluate(uneven)
+    assert [part.numpy() for part in total.values] == before
+
+
 def test_each_replica_gets_half_of_a_batch(two_replicas):
     seen = []
 

@@ -787,3 +787,19 @@ def test_an_own_train_step_needs_an_own_eval_step():
     trainer = OnlyTrains(tf_keras.Sequential([layers.InputLayer([3]), layers.Dense(1)]), "sgd", **QUIET)
     with pytest.raises(ValueError, match="override eval_step"):
         trainer.evaluate(data.from_arrays(normal(4, 3), batch_size=2))
+
+
+class LossOnly(Trainer):
+    def compute_loss(self, batch, phase):
+        return tf.reduce_mean(tf.square(phase.call(self.model, batch[0]) - batch[1]))
+
+
+def test_metrics_that_no_step_updates_are_named():
+    x = normal(8, 3)
+    pairs = data.from_arrays((x, x[:, :1]), batch_size=4)
+    for metrics in (["mae"], [tf_keras.metrics.Mean("own"), tf_keras.losses.mse, "mae"]):
+        trainer = LossOnly(tf_keras.Sequential([layers.Dense(1)]), "sgd", metrics=metrics, **QUIET)
+        with pytest.warns(UserWarning, match=r"^metrics=.*'mae': .*Return \(loss, outputs\)"):
+            trainer.fit(pairs, epochs=1)
+    own = LossOnly(tf_keras.Sequential([layers.Dense(1)]), "sgd", metrics=[tf_keras.metrics.Mean("own")], **QUIET)
+    own.fit(pairs, epochs=1)  # which the step may update itself: a warning would be an error

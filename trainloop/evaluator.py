@@ -23,6 +23,7 @@ from trainloop.phase_loops import PhaseLoops
 from trainloop.signatures import strict
 from trainloop.state import reset_window
 from trainloop.summing_loop import SummingLoop
+from trainloop.variables import parts_of
 
 if TYPE_CHECKING:
     from trainloop.trainer import Trainer
@@ -301,7 +302,8 @@ class Evaluator(PhaseLoops):
         models, borrowed = self.models.values(), {id(metric) for metric in self.metrics.objects}
         metrics = [metric for model in models for metric in keras_hooks.metrics_in(model) if id(metric) not in borrowed]
         states = [state for model in models for state in keras_hooks.states_kept_between_batches(model)]
-        return [*states, *(variable for metric in metrics for variable in metric.variables)]
+        variables = [*states, *(variable for metric in metrics for variable in metric.variables)]
+        return [part for variable in variables for part in parts_of(variable)]
 
     @contextlib.contextmanager
     def _in_phase(self, phase: Phase, reason: str) -> Iterator[dict[str, Any]]:

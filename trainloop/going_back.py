@@ -113,11 +113,10 @@ class GoingBack(BetweenChunks):
         )
         if ahead != 1:
             steps = steps if ahead is None else min(steps, ahead - 1)
-            before = self.state.counts
-            self.state.forget_counts()  # whatever leaves here, how far the loop has come its counter knows
             self._is_torn = not self.run_eagerly  # where everything is done in the order of the code
             try:
-                ran = loop.run(stream.iterator, steps, inline=stream.taken_inline)
+                with self.state.counted_elsewhere() as before:
+                    ran = loop.run(stream.iterator, steps, inline=stream.taken_inline)
             except BaseException:
                 stream.note_ahead()
                 raise
@@ -125,6 +124,8 @@ class GoingBack(BetweenChunks):
             if not ran.finite:
                 stream.note_ahead()
             self.state.note_steps(before, ran.steps)
+            if self.run_eagerly:
+                self._track_metrics(loop)
             return ran
         if not stream.iterator.get_next_as_optional().has_value():
             return Ran(0, finite=True, out_of_data=True)

@@ -10,6 +10,7 @@ from trainloop import batch_norm, guard, keras_hooks, monte_carlo
 from trainloop.batch_norm import StatisticsLoop
 from trainloop.gathering_loop import GatheringLoop
 from trainloop.monte_carlo import Sampling
+from trainloop.origins import warn_user
 from trainloop.phase import Phase
 from trainloop.state import State, new_window
 from trainloop.step_contracts import StepContracts
@@ -61,6 +62,7 @@ class PhaseLoops(StepMethods):
         self._asked: dict[Phase, Asked] = {}
         self._contracts = StepContracts(self.models, self.optimizers)
         self._layers: list[Any] | None = None
+        self.metrics.when_built = lambda: self.state.track_metrics(self.metrics.objects)
 
     def _loop(
         self,
@@ -130,7 +132,24 @@ class PhaseLoops(StepMethods):
         self._layers = None
         if loop.compiled_step is not None and isinstance(loop, StatisticsLoop):
             batch_norm.check_updates(loop, self.models)
-        if isinstance(loop, SummingLoop) and loop.phase is Phase.TRAIN:
+        if isinstance(loop, SummingLoop) and loop.compiled_step is not None and not loop.updates_metrics:
+            self._warn_of_metrics_without_use(loop.phase)
+        # A step that is not traced makes its metrics only when it runs.
+        if isinstance(loop, SummingLoop) and (not self.run_eagerly or self.metrics.are_all_there):
+            self._track_metrics(loop)
+
+    def _warn_of_metrics_without_use(self, phase: Phase) -> None:
+        """Warns of metrics that only the Trainer can update, where it cannot."""
+        if phase is Phase.TRAIN and self.metrics.to_be_made:
+            named = ", ".join(map(repr, self.metrics.to_be_made))
+            warn_user(
+                f"metrics={named}: the step of phase 'train' does not update what is given by name, as it returns no "
+                "outputs, or there are no targets. Return (loss, outputs), or StepResult(outputs=, targets=)"
+            )
+
+    def _track_metrics(self, loop: SummingLoop) -> None:
+        """Puts the metrics that training has a state of among what is saved, unless they are there."""
+        if loop.phase is Phase.TRAIN:
             self.state.track_metrics(self.metrics.in_training(loop.updates_metrics))
 
     def _metrics_within_reach(self) -> list[tf_keras.metrics.Metric]:

@@ -113,13 +113,13 @@ class Positioned(Resumable):
     def _position_kept(self) -> Iterator[None]:
         """Leaves the position in the data as it was where a `fit` is refused in the block."""
         counts, before = self.state.counts, (self._stream, self._opened)
-        noted = self._data_shape, self._data_since
+        noted = self._data_shape, self._data_since, self._is_torn
         try:
             yield
         except BaseException:
             self.state.set_counts(epoch=counts.epoch, epoch_start=counts.epoch_start, passes=counts.passes)
             self._stream, self._opened = before
-            self._data_shape, self._data_since = noted
+            self._data_shape, self._data_since, self._is_torn = noted
             raise
 
     def _count_epoch(self, ran: Ran, stream: data.Stream) -> bool:

@@ -33,6 +33,10 @@ _IN_KERAS = {  # what `Model.fit`, `evaluate` and `predict` take, and where it g
     "initial_epoch": "epochs= is the total of the run; trainer.restore_or_initialize() goes on where it was",
     "return_dict": "what is returned is always a dict",
 }
+_OF_TRAINER = {"report_every": "it is the Trainer's: Trainer(..., report_every=Every(steps=...))"}
+_OF_FIT = {  # and no argument of the Trainer's
+    name: f"it is fit's: trainer.fit(..., {name}=...)" for name in ("eval_data", "eval_every", "epochs", "steps")
+}
 _EACH_EPOCH = "write on_trigger(self, trainer), with the line trigger = Every(epochs=1)"
 _EACH_STEP = "write on_trigger(self, trainer), with a line such as trigger = Every(steps=100)"
 _HOOKS_IN_KERAS = {  # what a callback of Keras has, and what is here in its place
@@ -69,7 +73,7 @@ def strict(
                 f"{name} takes one data set, {first}=, and was given {len(args)} arguments without a name; wrap arrays "
                 f"as {name}({_FROM_ARRAYS}, ...)"
             )
-        _check_names(name, options, [first, *others], _IN_KERAS)
+        _check_names(name, options, [first, *others], _IN_KERAS | _OF_TRAINER)
         return method(self, *args, **options)
 
     return checked
@@ -85,8 +89,9 @@ def names_checked(function: Callable[_Given, _Returned]) -> Callable[_Given, _Re
 
     @functools.wraps(function)
     def checked(*args: _Given.args, **options: _Given.kwargs) -> _Returned:
-        name = type(args[0]).__name__ if function.__name__ == "__init__" else function.__name__
-        _check_names(name, options, names, {})
+        is_made = function.__name__ == "__init__"
+        name = type(args[0]).__name__ if is_made else function.__name__
+        _check_names(name, options, names, _OF_FIT if is_made else {})
         return function(*args, **options)
 
     return checked

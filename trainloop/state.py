@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -55,7 +56,8 @@ class State:
 
     The counters are variables, which compiled steps and checkpoints see. Python asks for them many times between two
     chunks, and each look at a variable is an op; so it keeps them in `counts` too, and looks anew only where something
-    else than the methods here may have written them.
+    else than the methods here may have written them. Other threads may ask too, while a compiled loop counts: they are
+    told how far it has come by then, which is not kept.
 
     Attributes:
       step: Steps completed.
@@ -72,6 +74,8 @@ class State:
         made = _on_the_host(**counters, window=_NO_SUMS)
         self.step, self.epoch, self.epoch_start, self.passes, self.window = made
         self._counts: Counts | None = begin
+        self._lock = threading.RLock()  # what is looked at is kept before anybody else writes
+        self._is_counted_elsewhere = False
         trained = {} if optimizers is None else {"optimizer": optimizers}
         self.checkpoint = tf.train.Checkpoint(
             step=self.step,
@@ -87,25 +91,44 @@ class State:
     @property
     def counts(self) -> Counts:
         """The counters, as Python knows them."""
-        if self._counts is None:
-            self._counts = Counts(*(int(getattr(self, name)) for name in Counts._fields))
-        return self._counts
+        with self._lock:
+            if self._counts is not None:
+                return self._counts
+            found = Counts(*(int(getattr(self, name)) for name in Counts._fields))
+            if not self._is_counted_elsewhere:
+                self._counts = found
+            return found
 
     def set_counts(self, **values: int) -> None:
         """Sets counters, by their names."""
-        before, self._counts = self.counts, None
-        after = before._replace(**values)
-        for name, old, new in zip(Counts._fields, before, after, strict=True):
-            if new != old:  # an op takes as long as some steps of a tiny model
-                getattr(self, name).assign(new, read_value=False)
-        self._counts = after
+        with self._lock:
+            before, self._counts = self.counts, None
+            after = before._replace(**values)
+            for name, old, new in zip(Counts._fields, before, after, strict=True):
+                if new != old:  # an op takes as long as some steps of a tiny model
+                    getattr(self, name).assign(new, read_value=False)
+            self._counts = after
+
+    @contextlib.contextmanager
+    def counted_elsewhere(self) -> Iterator[Counts]:
+        """Has the counters looked at anew in the block, where a loop counts steps, and after it, until `note_steps`.
+
+        Yields:
+          The counters as they were before.
+        """
+        with self._lock:
+            before, self._counts, self._is_counted_elsewhere = self.counts, None, True
+        try:
+            yield before
+        finally:
+            self._is_counted_elsewhere = False
 
     def note_steps(self, before: Counts, number: int) -> None:
         """Notes that a compiled loop has counted so many steps since the counters were these."""
         self._counts = before._replace(step=before.step + number)
 
     def forget_counts(self) -> None:
-        """Has the counters looked at anew: a restore has written them, or a loop that did not come to its end."""
+        """Has the counters looked at anew: a restore has written them."""
         self._counts = None
 
     @property

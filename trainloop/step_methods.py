@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import tensorflow as tf
 
-from trainloop import arguments, batches, gradient_sums, keras_hooks, numbering, results, signatures, step_context
+from trainloop import (
+    arguments,
+    batches,
+    before_updates,
+    gradient_sums,
+    keras_hooks,
+    numbering,
+    results,
+    signatures,
+    step_context,
+)
 from trainloop.gradient_sums import Gradient
 from trainloop.losses import Loss, LossSpec, Metrics
 from trainloop.origins import warn_user
@@ -129,6 +139,8 @@ class StepMethods:
           A `StepResult`, or a dict of the scalars to report.
         """
         result, gradients_by_key = self._forward_backward(batch, phase)
+        if self._overrides("compute_loss"):  # else the outputs are what the loss is computed from, and nothing else is
+            result, gradients_by_key = before_updates.computed_first(result, gradients_by_key)
         if self.report_gradient_norm:
             gradients_by_key = self._summed_over_replicas(gradients_by_key)
             norm = gradient_sums.global_norm([g for each in gradients_by_key.values() for g in each])

@@ -259,6 +259,7 @@ class Trainer(Preparing):
             if end_is_left:
                 self._do_what_is_due(agenda, window, sets, self._end(), interrupts)
             while not ended:
+                stream = self._stream or stream  # a hook may have gone back, by `replay`
                 if self.state.epoch_step == 0 or (not stream.has_epochs and window.is_empty):
                     self.metrics.reset()
                 step, loop, start = self.step, self._training_loop(stream), self.clock()
@@ -312,7 +313,7 @@ class Trainer(Preparing):
                     raise InterruptedReplay from None
         if not ran.out_of_data:
             return
-        if self.state.epoch_step == 0:
+        if self.state.epoch_step == 0 and (stream.restarts or self.step == self.fit_began_at):
             raise ValueError("fit: train_data= is empty: it has no batch")
         if not stream.restarts:
             raise ValueError(

@@ -161,3 +161,8 @@ def _inside(path: str, value: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, (Mapping, list, tuple)):
         for key, each in value.items() if isinstance(value, Mapping) else enumerate(value):
             yield from _inside(f"{path}/{key}", each)
+
+
+def parts_of(variable: Any) -> list[tf.Variable]:
+    """Returns what each replica has of a variable; assigned as a whole, a sum over the replicas would be rescaled."""
+    return list(getattr(variable, "values", None) or [variable])

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from trainloop import keras_hooks
 from trainloop.effects import GraphEffects
+from trainloop.variables import parts_of
 
 
 @contextlib.contextmanager
@@ -48,7 +49,9 @@ def variables_put_back(model: Any, concrete: Any, effects: GraphEffects) -> Iter
       Puts all back but whole numbers, which are where random generators and counters stand; at the end of the block
       they are put back too.
     """
-    before = [(part, tf.identity(part)) for variable in _written(model, concrete, effects) for part in _parts(variable)]
+    before = [
+        (part, tf.identity(part)) for variable in _written(model, concrete, effects) for part in parts_of(variable)
+    ]
 
     def put_back(whole_numbers: bool = False) -> None:
         for variable, value in before:
@@ -65,13 +68,8 @@ def _written(model: Any, concrete: Any, effects: GraphEffects) -> list[tf.Variab
     held = keras_hooks.variables_of(model)
     variables = list({id(variable): variable for variable in [*concrete.variables, *held]}.values())
     found = [effect for effect in effects.effects if effect.kind != "random"]
-    by_handle = {id(part.handle): variable for variable in variables for part in _parts(variable)}
+    by_handle = {id(part.handle): variable for variable in variables for part in parts_of(variable)}
     if any(id(effect.target) not in by_handle for effect in found):  # what such an op writes is not known
         return variables
     generators = [variable for variable in variables if variable.dtype.is_integer]  # a draw moves them
     return [*generators, *(by_handle[id(effect.target)] for effect in found)]
-
-
-def _parts(variable: tf.Variable) -> list[tf.Variable]:
-    """Returns what each replica has of a variable; the variable itself where there is one replica."""
-    return list(getattr(variable, "values", [variable]))
