@@ -9,6 +9,7 @@ the step has updated already: now and then, where the processor has other things
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
@@ -35,7 +36,7 @@ def computed_first(
     # One op for all, whose outputs are what is used: of an op for each TensorFlow would leave nothing.
     computed = iter(tf.identity_n(tensors))
     packed = [next(computed) if tf.is_tensor(leaf) else leaf for leaf in leaves]
-    kept = StepResult(**tf.nest.pack_sequence_as(fields, packed, expand_composites=True))
+    kept = dataclasses.replace(result, **tf.nest.pack_sequence_as(fields, packed, expand_composites=True))
     keras_hooks.give_masks(kept.outputs, result.outputs)
     with tf.control_dependencies([leaf for leaf in packed if tf.is_tensor(leaf)]):
         waiting = {
