@@ -803,3 +803,49 @@ def test_metrics_that_no_step_updates_are_named():
             trainer.fit(pairs, epochs=1)
     own = LossOnly(tf_keras.Sequential([layers.Dense(1)]), "sgd", metrics=[tf_keras.metrics.Mean("own")], **QUIET)
     own.fit(pairs, epochs=1)  # which the step may update itself: a warning would be an error
+
+
+class CountsInPython(tf_keras.metrics.Metric):
+    def __init__(self):
+        super().__init__("rows")
+        self.rows = 0
+
+    def update_state(self, targets, outputs, sample_weight=None):
+        self.rows += 1
+
+    def result(self):
+        return tf.constant(self.rows)
+
+    def reset_state(self):
+        self.rows = 0
+
+
+def test_metrics_that_count_in_python_are_named():
+    x = normal(8, 3)
+    trainer = Trainer(
+        tf_keras.Sequential([layers.Dense(1)]), "sgd", loss="mse", metrics=["mae", CountsInPython()], **QUIET
+    )
+    with pytest.warns(UserWarning, match=r"^metrics= that have no variables: rows\. .*self\.add_weight"):
+        trainer.fit(data.from_arrays((x, x[:, :1]), batch_size=4), epochs=1)
+
+
+class SeveralNumbers(tf_keras.metrics.Mean):
+    """Reports under keys of its own, one of which is that of the loss."""
+
+    def update_state(self, targets, outputs, sample_weight=None):
+        super().update_state(outputs - targets)
+
+    def result(self):
+        return {"loss": super().result(), "bias": super().result()}
+
+
+def test_keys_of_metrics_do_not_take_each_others_place():
+    x = normal(8, 3)
+    metrics = [SeveralNumbers("one"), SeveralNumbers("two")]
+    trainer = Trainer(tf_keras.Sequential([layers.Dense(1)]), "sgd", loss="mse", metrics=metrics, **QUIET)
+    pairs = data.from_arrays((x, x[:, :1]), batch_size=8)
+    history, evaluated = trainer.fit(pairs, epochs=1), trainer.evaluate(pairs)
+    for found in (history, evaluated):
+        assert {"loss", "one_loss", "bias", "two_loss", "two_bias"} <= {*found}
+        assert np.all(np.greater_equal(found["loss"], 0))
+    assert history["one_loss"] == history["bias"] == history["two_bias"]

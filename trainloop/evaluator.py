@@ -236,7 +236,7 @@ class Evaluator(PhaseLoops):
     def _evaluate_set(self, source: Pass, steps: int | None) -> dict[str, Any]:
         with self.metrics.borrowed():
             self._run(source, steps)
-            return {**source.loop.means(source.loop.window.numpy()), **self.metrics.result()}
+            return self.metrics.result(beside=source.loop.means(source.loop.window.numpy()))
 
     def _run(self, source: Pass, steps: int | None) -> None:
         """Runs one pass whose scalars are summed."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -152,12 +152,20 @@ class Metrics:
         for metric in self.objects:
             metric.reset_state()
 
-    def result(self) -> dict[str, Any]:
-        """Returns every metric's value: a float, or an array where a metric has more than one number."""
-        found: dict[str, Any] = {}
-        for name, metric in zip(self.names, self.objects, strict=True):
+    def result(self, beside: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns every metric's value beside others: a float, or an array where a metric has more than one number.
+
+        Where a metric's result is a dict, its keys are the names; one that is taken has the metric's name before it.
+        """
+        found, names = dict(beside), self.names
+        for name, metric in zip(names, self.objects, strict=True):
             value = metric.result()
-            found |= {k: _number(v) for k, v in value.items()} if isinstance(value, dict) else {name: _number(value)}
+            if not isinstance(value, dict):
+                found[name] = _number(value)
+                continue
+            for key, part in value.items():
+                taken = [*names, *found]
+                found[_unused(f"{name}_{key}", taken) if key in taken else key] = _number(part)
         return found
 
     @contextlib.contextmanager

@@ -132,19 +132,25 @@ class PhaseLoops(StepMethods):
         self._layers = None
         if loop.compiled_step is not None and isinstance(loop, StatisticsLoop):
             batch_norm.check_updates(loop, self.models)
-        if isinstance(loop, SummingLoop) and loop.compiled_step is not None and not loop.updates_metrics:
-            self._warn_of_metrics_without_use(loop.phase)
+        if isinstance(loop, SummingLoop) and loop.compiled_step is not None and loop.phase is Phase.TRAIN:
+            self._warn_of_metrics(loop.updates_metrics)
         # A step that is not traced makes its metrics only when it runs.
         if isinstance(loop, SummingLoop) and (not self.run_eagerly or self.metrics.are_all_there):
             self._track_metrics(loop)
 
-    def _warn_of_metrics_without_use(self, phase: Phase) -> None:
-        """Warns of metrics that only the Trainer can update, where it cannot."""
-        if phase is Phase.TRAIN and self.metrics.to_be_made:
+    def _warn_of_metrics(self, are_updated: bool) -> None:
+        """Warns of metrics that only the Trainer can update, where it cannot, and of those that count in Python."""
+        if not are_updated and self.metrics.to_be_made:
             named = ", ".join(map(repr, self.metrics.to_be_made))
             warn_user(
                 f"metrics={named}: the step of phase 'train' does not update what is given by name, as it returns no "
                 "outputs, or there are no targets. Return (loss, outputs), or StepResult(outputs=, targets=)"
+            )
+        if are_updated and (in_python := [metric.name for metric in self.metrics.objects if not metric.variables]):
+            warn_user(
+                f"metrics= that have no variables: {', '.join(in_python)}. What they count in Python no checkpoint "
+                "holds, an evaluation in the midst of an epoch begins anew, and a compiled step may not count at all. "
+                "Count in variables (self.add_weight)"
             )
 
     def _track_metrics(self, loop: SummingLoop) -> None:

@@ -47,7 +47,7 @@ class ReportWindow:
         """
         sums = self._sums.value().numpy()
         means = self._loop.means(sums) if self._loop is not None else {}
-        found: dict[str, Any] = {**means, **metrics.result()}
+        found = metrics.result(beside=means)
         for key, optimizer in optimizers.items():
             name = "learning_rate" if len(optimizers) == 1 else f"learning_rate/{key}"
             found[name] = float(tf.convert_to_tensor(optimizer.learning_rate))
