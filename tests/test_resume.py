@@ -831,6 +831,22 @@ def test_metrics_of_eager_steps_are_saved_too(tmp_path: pathlib.Path, saved: boo
         np.testing.assert_allclose(history[name], unbroken[name], rtol=1e-6)
 
 
+def test_metrics_beside_names_that_no_eager_step_makes_are_saved() -> None:
+    """Which metrics training has a state of is known only when an eager step has run."""
+
+    class OwnMetric(Trainer):
+        def train_step(self, batch: Any, phase: Any) -> dict[str, Any]:
+            loss = tf.reduce_mean((phase.call(self.model, batch[0]) - batch[1]) ** 2)
+            own.update_state(loss)
+            return {"loss": loss}
+
+    own = tf_keras.metrics.Mean("own")
+    model = tf_keras.Sequential([tf_keras.Input([4]), tf_keras.layers.Dense(1)])
+    trainer = OwnMetric(model, "sgd", metrics=["mae", own], default_callbacks=False, run_eagerly=True)
+    trainer.fit(data.from_arrays((X, Y), batch_size=BATCH), steps=2)
+    assert list(trainer.state.checkpoint.metrics) == [own]
+
+
 def test_metrics_that_an_eager_step_updates_itself_are_saved(tmp_path: pathlib.Path) -> None:
     class OwnMetric(Trainer):
         def train_step(self, batch: Any, phase: Any) -> dict[str, Any]:

@@ -139,7 +139,7 @@ class StepMethods:
           A `StepResult`, or a dict of the scalars to report.
         """
         result, gradients_by_key = self._forward_backward(batch, phase)
-        if self._overrides("compute_loss"):  # else the outputs are what the loss is computed from, and nothing else is
+        if self._overrides("compute_loss"):  # else all it returns is a loss, and what that is computed from
             result, gradients_by_key = before_updates.computed_first(result, gradients_by_key)
         if self.report_gradient_norm:
             gradients_by_key = self._summed_over_replicas(gradients_by_key)
