@@ -197,6 +197,51 @@ def test_forgotten_variables_are_a_warning_that_is_given_once():
     assert "dense/kernel" in trainer.contract(Phase.TRAIN).unwritten
 
 
+class Weighted(Trainer):
+    """Weighs its loss by a variable of its own, as where the weights of several losses are learned."""
+
+    def __init__(self, model, optimizer, trainable=True, is_updated=False, **options):
+        super().__init__(model, optimizer, **options)
+        self.log_scales = {"first": tf.Variable(0.5, trainable=trainable), "unused": tf.Variable(0.0)}
+        self.alias = model.weights[0]  # which is frozen below by its layer, and trainable by itself
+        self.is_updated = is_updated
+
+    def compute_loss(self, batch, phase):
+        scale = self.log_scales["first"]
+        loss = tf.exp(-scale) * tf.reduce_mean(tf.square(phase.call(self.model, batch[0]))) + tf.reduce_sum(self.alias)
+        if self.is_updated:
+            scale.assign_sub(0.1)
+        return loss
+
+
+def frozen_below():
+    model = tf_keras.Sequential([tf_keras.Input([4]), layers.Dense(4, trainable=False), layers.Dense(1)])
+    assert model.weights[0].trainable
+    return model
+
+
+def test_a_variable_of_the_trainers_own_that_is_not_trained_is_told_of_by_its_name():
+    trainer = make(frozen_below(), Weighted)
+    with pytest.warns(
+        UserWarning, match=r"never updates: log_scales/first\. .* attributes of the Trainer and no weights"
+    ):
+        trainer.fit(PAIRS, steps=1)
+    assert trainer.contract(Phase.TRAIN).unwritten == ("log_scales/first",)
+    trainer.evaluate(PAIRS)
+    assert trainer.contract(Phase.EVAL).unwritten == ()
+
+
+def test_a_variable_of_the_trainers_own_that_is_not_to_be_trained_is_not_told_of():
+    trainer = make(frozen_below(), Weighted, trainable=False)
+    trainer.fit(PAIRS, steps=1)
+    assert trainer.contract(Phase.TRAIN).unwritten == ()
+
+
+def test_a_variable_of_the_trainers_own_that_no_checkpoint_holds_is_refused_by_its_name_where_it_is_updated():
+    with pytest.raises(PhaseError, match=r"\n  log_scales/first: is written, but no checkpoint holds it"):
+        make(frozen_below(), Weighted, is_updated=True).fit(PAIRS, steps=1)
+
+
 class Forgetful(tf_keras.Model):
     def __init__(self):
         super().__init__()

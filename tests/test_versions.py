@@ -54,9 +54,15 @@ def test_any_other_is_refused_by_name_with_what_to_install(tensorflow, tf_keras,
 
 def test_the_package_is_refused_at_import_by_what_is_installed(monkeypatch):
     """By what the installer wrote down: `import tf_keras` may be what breaks."""
+    monkeypatch.delitem(sys.modules, "tf_keras")
     monkeypatch.setattr(importlib.metadata, "version", {"tensorflow": "2.18.1", "tf-keras": "2.21.0"}.__getitem__)
     with pytest.raises(ImportError, match=r"found TensorFlow 2\.18\.1 and tf-keras 2\.21\.0"):
         runpy.run_path(str(ROOT / "trainloop" / "__init__.py"))
+
+
+def test_nothing_the_installer_wrote_is_read_where_the_modules_can_be_asked(monkeypatch):
+    monkeypatch.setattr(importlib.metadata, "version", pytest.fail)
+    versions.check_installed()
 
 
 @pytest.mark.parametrize(("module", "name"), [(tf, "TensorFlow"), (tf_keras, "tf-keras")])
@@ -65,8 +71,10 @@ def test_what_no_installer_wrote_down_is_refused_when_it_is_imported(monkeypatch
         raise importlib.metadata.PackageNotFoundError(package)
 
     monkeypatch.setattr(importlib.metadata, "version", unknown)
+    with monkeypatch.context() as without:
+        without.delitem(sys.modules, "tf_keras")
+        versions.check_installed()
     monkeypatch.setattr(module, "__version__", "2.22.0")
-    versions.check_installed()
     with pytest.raises(ImportError, match=rf"found .*{name} 2\.22\.0"):
         runpy.run_path(str(ROOT / "trainloop" / "keras_hooks.py"))
 

@@ -9,7 +9,6 @@ A directory with that name is complete: it gets the name only after all of it is
 from __future__ import annotations
 
 import concurrent.futures
-import dataclasses
 import os
 import pathlib
 import time
@@ -246,4 +245,4 @@ def _put_aside(path: pathlib.Path, error: CheckpointDamaged) -> str:
 
 
 def _as_json(policy: Policy) -> dict[str, Any]:
-    return {**dataclasses.asdict(policy), "writes": sorted(policy.writes)}
+    return {**policy._asdict(), "writes": sorted(policy.writes)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from trainloop.effects import Kind
 from trainloop.phase import Phase
@@ -14,7 +14,7 @@ from trainloop.violations import Violation, phase_error
 Verdict = Literal["holds", "violated", "not proved"]
 
 
-@dataclasses.dataclass(frozen=True, order=True)
+@dataclasses.dataclass(frozen=True)
 class Effect:
     """What a step does beside computing its outputs.
 
@@ -47,8 +47,7 @@ class Effect:
         return f"{self.kind} {where[self.kind]}"
 
 
-@dataclasses.dataclass(frozen=True)
-class WaivedEffect:
+class WaivedEffect(NamedTuple):
     """An effect that was accepted by `waive`.
 
     Attributes:
@@ -74,8 +73,8 @@ class ContractReport:
       waived: The effects that were accepted by `waive`.
       not_resumable: What a resumed run cannot repeat to the bit: draws that no key could be given, and state that no
         checkpoint holds.
-      unwritten: Trainable variables that a training step reads and never updates: forgotten in the tape, or without a
-        gradient.
+      unwritten: Trainable variables that a training step reads and never updates: forgotten in the tape, without a
+        gradient, or attributes of a Trainer that are in no model.
       unreached: Dropout and noise layers of the model that a training step does not call.
       supplied: Where nothing was said, so that the layers are in the phase because the function was traced in it: what
         was found holds for calls by `phase.call`, in `phase.scope()` or in a Trainer, and for no others.
@@ -141,5 +140,7 @@ def _folded(effects: Sequence[Effect]) -> Iterator[tuple[Effect, str]]:
         yield dataclasses.replace(alike[0], count=count), f"optimizer/* ({len(alike)})" if many else alike[0].variable
 
 
-def _plain(entry: Any) -> Any:
-    return entry if isinstance(entry, str) else dataclasses.asdict(entry)
+def _plain(entry: str | Effect | Violation | WaivedEffect) -> Any:
+    if isinstance(entry, str):
+        return entry
+    return dataclasses.asdict(entry) if isinstance(entry, Effect) else entry._asdict()

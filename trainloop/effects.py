@@ -115,8 +115,7 @@ class EarlierTrace(NamedTuple):
     scopes: frozenset[str]
 
 
-@dataclasses.dataclass
-class GraphEffects:
+class GraphEffects(NamedTuple):
     """What a graph does.
 
     Attributes:

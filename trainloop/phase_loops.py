@@ -104,7 +104,7 @@ class PhaseLoops(StepMethods):
         if is_new:
             self._after_trace(loop)
             metrics = self._metrics_within_reach()
-            self._contracts.judge(loop, self.model, metrics, self.state, self.workdir)
+            self._contracts.judge(loop, self.model, metrics, self.state, self.workdir, holder=self)
             self._loops[kind, self._layers_as_they_stand()] = loop  # asked again: the trace may have made layers
         return loop
 

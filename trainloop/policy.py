@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 Family = Literal["dropout", "noise", "augmentation", "batch_norm", "update"]
 Statistics = Literal["batch", "moving"]
 Write = Literal["weights", "batch_norm", "metrics"]
 
 
-@dataclasses.dataclass(frozen=True)
-class Policy:
+class Policy(NamedTuple):
     """What the layers of a model do in one phase, and what a step of it may write.
 
     Attributes:

@@ -29,7 +29,7 @@ def summed(step: StepEffects) -> list[Effect]:
     alike: dict[Any, list[Effect]] = collections.defaultdict(list)
     for _, effect in step.all_effects:
         alike[effect.kind, effect.layer, effect.variable, effect.op_type, effect.is_declared].append(effect)
-    return sorted(dataclasses.replace(same[0], count=len(same)) for same in alike.values())
+    return sorted((dataclasses.replace(same[0], count=len(same)) for same in alike.values()), key=dataclasses.astuple)
 
 
 def not_resumable(step: StepEffects) -> Iterator[str]:

@@ -48,6 +48,7 @@ class StepContracts:
         metrics: Iterable[tf_keras.metrics.Metric],
         state: State,
         workdir: Workdir | None,
+        holder: Any,
     ) -> None:
         """Judges a step that was just traced, and writes the reports down where the run holds the workdir.
 
@@ -57,12 +58,13 @@ class StepContracts:
           metrics: The metrics within reach of the step.
           state: What is saved.
           workdir: The run's directory; None where there is none.
+          holder: The Trainer, a subclass of which may have variables as attributes.
 
         Raises:
           PhaseError: If the step violates the contract of its phase.
           ValueError: If a waiver matches nothing that is there.
         """
-        report = loop.contract = self._report(loop, root, metrics, state)
+        report = loop.contract = self._report(loop, root, metrics, state, holder)
         self.reports[loop.phase] = report
         if workdir is not None and workdir.is_locked:
             self.write(workdir)
@@ -86,6 +88,7 @@ class StepContracts:
         root: Any,
         metrics: Iterable[tf_keras.metrics.Metric],
         state: State,
+        holder: Any,
     ) -> ContractReport:
         step = loop.compiled_step
         if step is None:
@@ -103,8 +106,9 @@ class StepContracts:
         variables.add("own", loop.own_variables)
         saved = held_by(state.checkpoint) if loop.phase is Phase.TRAIN else []  # the others write nothing that is saved
         variables.add("own", [each for each in saved if isinstance(each, tf.Variable)])
+        of_models = [v for key in self._optimizers for v in self._models[key].trainable_variables]
+        trained = of_models + [each for each in variables.add_attributes(holder) if each.trainable]
         variables.add("other", step.graph.variables)  # so that those of nobody else have a name at least
-        trained = [v for key in self._optimizers for v in self._models[key].trainable_variables]
         held = frozenset(id(handle) for each in saved for handle in handles(each))
         return judge(loop.phase, read_effects(step, trace), trace, Surroundings([root], variables, held, trained))
 
@@ -135,8 +139,9 @@ class StepContracts:
         if unwritten := self._new(report.unwritten):
             warn_user(
                 f"trainable variables that the training step reads but never updates: {', '.join(unwritten)}. Either "
-                "the tape has not recorded what they are used for, or no gradient comes through; set trainable = False "
-                "where that is meant"
+                "the tape has not recorded what they are used for, or no gradient comes through, or they are "
+                "attributes of the Trainer and no weights of a model in model=. Where that is meant, set "
+                "trainable = False: of the layer, or as the tf.Variable is made"
             )
         if resumes and (not_resumable := self._new(report.not_resumable)):
             warn_user(f"a resumed run will not repeat to the bit what depends on: {'; '.join(not_resumable)}")

@@ -27,7 +27,7 @@ class Surroundings(NamedTuple):
       roots: The models, or dicts of models, that the paths are counted from.
       variables: Every variable that has a path or a purpose.
       held: The ids of the handles of all that a checkpoint holds; None where there are no checkpoints.
-      trained: The trainable variables of the models that the step trains; None where it is not known to train any.
+      trained: The trainable variables that the step should train; None where it is not known to train any.
     """
 
     roots: Sequence[Any]

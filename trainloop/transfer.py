@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import collections
-import dataclasses
 import difflib
 import json
 import os
 import pathlib
 import weakref
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import tensorflow as tf
 from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
@@ -26,8 +25,7 @@ _SHOWN = 5
 _loaded: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
-@dataclasses.dataclass(frozen=True)
-class LoadedWeights:
+class LoadedWeights(NamedTuple):
     """What `load_weights` has taken, and what it has left.
 
     Attributes:

@@ -62,6 +62,15 @@ class Variables:
         for variable in variables:
             self._add(prefix + variable.name.split(":")[0], purpose, variable)
 
+    def add_attributes(self, part: Any) -> list[tf.Variable]:
+        """Adds the variables in an object's attributes as nobody's; returns those that were not there."""
+        added = []
+        for name, variable in in_attributes(part):
+            if not any(id(handle) in self._named for handle in handles(variable)):
+                added.append(variable)
+            self._add(name, "other", variable)
+        return added
+
     def of(self, handle: Any) -> Named | None:
         """Returns the variable that a handle stands for, or None."""
         return self._named.get(id(handle))
@@ -85,7 +94,7 @@ class Variables:
             if isinstance(part, tf_keras.layers.RNN) and part.stateful:
                 for number, state in enumerate(keras_hooks.states_kept_between_batches(part)):
                     self._add(f"{prefix}states/{number}", "state", state)
-        for name, variable in _own_variables(part):
+        for name, variable in in_attributes(part):
             self._add(prefix + name, "batch_norm" if id(variable) in statistics else purpose, variable)
 
     def _add(self, path: str, purpose: Purpose, variable: Any) -> None:
@@ -143,8 +152,8 @@ def unpacked(value: Any) -> Iterator[Any]:
         yield value
 
 
-def _own_variables(part: Any) -> Iterator[tuple[str, Any]]:
-    """Yields the variables of a layer or module itself by attribute, those with a public name first."""
+def in_attributes(part: Any) -> Iterator[tuple[str, Any]]:
+    """Yields the variables of an object itself by attribute, those with a public name first."""
     attributes = [] if isinstance(part, (Mapping, list, tuple)) else list(getattr(part, "__dict__", {}).items())
     attributes.sort(key=lambda attribute: attribute[0][0] == "_")
     for name, value in attributes:

@@ -5,6 +5,7 @@ wrong answer; where one of these lacks something private, it is told that it is 
 """
 
 import importlib.metadata
+import sys
 
 TESTED = ("2.18", "2.19", "2.20", "2.21")  # as in pyproject.toml and noxfile.py
 
@@ -36,11 +37,14 @@ def check_versions(tensorflow: str, tf_keras: str) -> None:
 def check_installed() -> None:
     """Refuses what is installed, without the seconds that importing it takes.
 
-    Where the two do not belong together, tf-keras may break while it is imported, with an error that names neither.
+    Where the two do not belong together, tf-keras may break while it is imported, with an error that names neither;
+    where it has been imported, the modules themselves are asked (keras_hooks.py), which takes less time.
 
     Raises:
       ImportError: As `check_versions`.
     """
+    if "tf_keras" in sys.modules:
+        return
     try:
         tensorflow, tf_keras = map(importlib.metadata.version, ("tensorflow", "tf-keras"))
     except importlib.metadata.PackageNotFoundError:
