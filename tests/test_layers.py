@@ -35,6 +35,7 @@ LAYERS = [
     "phase",
     "pinning",
     "variables",
+    "op_roles",
     "effects",
     "replays",
     "waivers",

@@ -21,7 +21,8 @@ class Named(NamedTuple):
     """A variable.
 
     Attributes:
-      path: Its path in the model (`encoder/bn/moving_mean`), or its own name where it is in none.
+      path: Its path in the model (`encoder/bn/moving_mean`), or the attribute of the Trainer that holds it, or its own
+        name where neither does.
       purpose: What it is there for: a model's weights, statistics of batch normalization, the state that a stateful RNN
         or a metric inside a model keeps between batches, a metric, an optimizer, the Trainer's own counters and sums,
         or anything else.
